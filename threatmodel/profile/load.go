@@ -1,13 +1,17 @@
 package profile
 
 import (
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"fmt"
+	"hash"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/lp"
 )
 
 //go:embed profiles/*.yaml
@@ -30,12 +34,12 @@ func Names() []string {
 // has a slash or ends in .yaml, with all that it includes. known are the ids of
 // the controls that exist.
 func Load(name string, known []string) (*Profile, error) {
-	l := &loader{known: known, read: read, ids: map[string]string{}}
+	l := &loader{known: known, read: read, ids: map[string]string{}, sum: sha256.New()}
 	f, err := l.load(clean(name), nil)
 	if err != nil {
 		return nil, err
 	}
-	return &Profile{ID: f.ID.text, Title: f.Title.text, Source: f.Source.text, Text: f.Text.text, Requirements: l.all}, nil
+	return &Profile{ID: f.ID.text, Title: f.Title.text, Source: f.Source.text, Text: f.Text.text, SHA256: hex.EncodeToString(l.sum.Sum(nil)), Requirements: l.all}, nil
 }
 
 // loader gathers what a profile and those that it includes require.
@@ -45,6 +49,7 @@ type loader struct {
 
 	all  []Requirement
 	ids  map[string]string // of requirements → the profile that has them
+	sum  hash.Hash         // of what was read, each with its length
 	done []string          // profiles that were read: two may include the same
 }
 
@@ -54,7 +59,11 @@ func (l *loader) load(name string, within []string) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.sum.Write(lp.Append(nil, data))
 	f, err := parse(data, l.known)
+	if err == nil && isPath(name) {
+		err = f.ownID()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -95,6 +104,17 @@ func (l *loader) load(name string, within []string) (*file, error) {
 		l.all = append(l.all, r.requirement())
 	}
 	return f, nil
+}
+
+// ownID refuses a file that would pass for a profile that is built in, or for a part of
+// one.
+func (f *file) ownID() error {
+	for _, name := range Names() {
+		if f.ID.text == name || strings.HasPrefix(f.ID.text, name+".") {
+			return f.ID.errorf("%s is built in: give a profile of your own another id", name)
+		}
+	}
+	return nil
 }
 
 func (r item) requirement() Requirement {

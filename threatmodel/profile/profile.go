@@ -23,6 +23,7 @@ type Profile struct {
 	Title        string
 	Source       string // the document that it stands for, with its version
 	Text         string
+	SHA256       string // of its file and of those that it includes, in hex
 	Requirements []Requirement
 }
 

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -73,6 +74,37 @@ func TestNotMoreThanIsJudged(t *testing.T) {
 				t.Errorf("%s: %s is covered %s, want %s", name, r.ID, r.Coverage, c)
 			}
 		}
+	}
+}
+
+// TestNamesake: a file does not pass for what is built in, and says by its sum that
+// something in it, or in what it includes, is another.
+func TestNamesake(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, id := range []string{Baseline, Baseline + ".node", "nist-800-190"} {
+		if _, err := Load(file("a.yaml", strings.Replace(small, "id: small", "id: "+id, 1)), known); err == nil || !strings.Contains(err.Error(), "is built in: give") {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	sums := map[string]bool{}
+	for _, text := range []string{small, strings.Replace(small, "[lock, bolt]", "[lock]", 1)} {
+		file("part.yaml", text)
+		p, err := Load(file("whole.yaml", "version: 1\nid: whole\ntitle: Whole\ninclude: [./part.yaml]\n"), known)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sums[p.SHA256] = true
+	}
+	if len(sums) != 2 {
+		t.Errorf("%v", sums)
 	}
 }
 
@@ -244,7 +276,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("d\n\n''\n\n"))
 	known := append(ids(), known...)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l := &loader{known: known, ids: map[string]string{}, read: func(name string) ([]byte, error) {
+		l := &loader{known: known, ids: map[string]string{}, sum: sha256.New(), read: func(name string) ([]byte, error) {
 			if name == "./it.yaml" {
 				return data, nil
 			}

@@ -16,6 +16,7 @@ const (
 	ChangeResolved = "resolved" // it was bad, and is not
 	ChangeWaived   = "waived"   // it fails as it did, and somebody answers for it
 	ChangeGone     = "gone"     // it was judged, and is not any more
+	ChangeLess     = "less"     // it was judged, and now does not apply, or in part alone
 )
 
 // Change is one thing that is otherwise in the newer of two reports.
@@ -49,12 +50,14 @@ func (r *Report) CompareWith(older *Report) error {
 }
 
 // Compare says what changed from an older report to a newer one of the same
-// profile, what is new first. A control that fails as before with evidence that it
-// did not have is new, too.
+// profile, what is new first. A control that fails as before, or is waived as before,
+// with evidence that it did not have is new, too.
 func Compare(older, newer *Report) ([]Change, error) {
 	switch {
 	case older.Profile.ID != newer.Profile.ID:
 		return nil, fmt.Errorf("the reports are of different profiles, %s and %s", older.Profile.ID, newer.Profile.ID)
+	case older.Profile.SHA256 != newer.Profile.SHA256:
+		return nil, fmt.Errorf("the profile %s was another one in the first report: run both by the same file and version", older.Profile.ID)
 	case older.Cluster != "" && newer.Cluster != "" && older.Cluster != newer.Cluster:
 		return nil, fmt.Errorf("the reports are of different clusters, %s and %s", older.Cluster, newer.Cluster)
 	case newer.Begun.Before(older.Begun):
@@ -64,8 +67,10 @@ func Compare(older, newer *Report) ([]Change, error) {
 	add := func(kind, id, target string, was, is control.Outcome, evidence []string) {
 		c := Change{Kind: kind, ID: id, Target: target, From: string(was), To: string(is), Evidence: evidence}
 		switch {
-		case bad(is) && (was != is || len(evidence) > 0):
+		case bad(is) && (was != is || len(evidence) > 0), is == Waived && (was == Waived || bad(was)) && len(evidence) > 0:
 			c.Change = ChangeNew
+		case less(was, is):
+			c.Change = ChangeLess
 		case is == Waived && was != Waived:
 			c.Change = ChangeWaived
 		case is == "":
@@ -86,7 +91,7 @@ func Compare(older, newer *Report) ([]Change, error) {
 		delete(before, x.key())
 		evidence := []string{}
 		for _, e := range x.Evidence {
-			if bad(x.Outcome) && !slices.Contains(was.Evidence, e) {
+			if (bad(x.Outcome) || x.Outcome == Waived) && !slices.Contains(was.Evidence, e) {
 				evidence = append(evidence, e)
 			}
 		}
@@ -107,11 +112,28 @@ func Compare(older, newer *Report) ([]Change, error) {
 	for id, was := range required {
 		add("requirement", id, "", was, "", []string{})
 	}
-	order := []string{ChangeNew, ChangeWaived, ChangeGone, ChangeResolved}
+	order := []string{ChangeNew, ChangeLess, ChangeWaived, ChangeGone, ChangeResolved}
 	slices.SortFunc(changes, func(a, b Change) int {
 		return cmp.Or(slices.Index(order, a.Change)-slices.Index(order, b.Change), strings.Compare(a.Kind, b.Kind), strings.Compare(a.ID, b.ID), strings.Compare(a.Target, b.Target))
 	})
 	return changes, nil
+}
+
+// less reports whether something was judged that is not any more, or not all of it.
+func less(was, is control.Outcome) bool {
+	switch is {
+	case control.NotApplicable, Outside:
+		return was != "" && was != is && was != Outside
+	case Partial:
+		return was == control.Pass
+	}
+	return false
+}
+
+// Hides reports whether it takes something out of sight that was judged, or is bad and
+// was not.
+func (c Change) Hides() bool {
+	return c.Change == ChangeNew || c.Change == ChangeLess || c.Change == ChangeGone
 }
 
 // key says of what a result is.

@@ -29,7 +29,7 @@ func Of(t Target, results []control.Result) []Result {
 // severity. The times are of the run.
 func New(p *profile.Profile, cluster string, results []Result, waivers []Waiver, begun, ended time.Time) (*Report, error) {
 	r := &Report{Version: formVersion, ID: newUUID(), Tool: "redoubt " + version.String(), Cluster: text(cluster), Begun: begun.UTC(), Ended: ended.UTC(),
-		Profile: Profile{p.ID, text(p.Title), text(p.Source)}, Requirements: []Requirement{}, Results: []Result{}}
+		Profile: Profile{p.ID, text(p.Title), text(p.Source), p.SHA256}, Requirements: []Requirement{}, Results: []Result{}}
 	wanted := p.Controls()
 	for _, x := range results {
 		if _, found := slices.BinarySearch(wanted, x.Control); !found {
@@ -44,6 +44,16 @@ func New(p *profile.Profile, cluster string, results []Result, waivers []Waiver,
 	slices.SortStableFunc(r.Results, func(a, b Result) int {
 		return cmp.Or(rank[a.Outcome]-rank[b.Outcome], grave[a.Severity]-grave[b.Severity], strings.Compare(a.Control, b.Control), strings.Compare(a.Target.String(), b.Target.String()))
 	})
+	said := r.said()
+	for _, q := range p.Requirements {
+		r.Requirements = append(r.Requirements, Requirement{q.ID, text(q.Title), text(q.Family), q.Coverage, q.Controls, text(q.Note), judge(q, said)})
+	}
+	r.Compliant = r.complies()
+	return r, nil
+}
+
+// said counts the outcomes of each control.
+func (r *Report) said() map[string]map[control.Outcome]int {
 	said := map[string]map[control.Outcome]int{}
 	for _, x := range r.Results {
 		if said[x.Control] == nil {
@@ -51,11 +61,7 @@ func New(p *profile.Profile, cluster string, results []Result, waivers []Waiver,
 		}
 		said[x.Control][x.Outcome]++
 	}
-	for _, q := range p.Requirements {
-		r.Requirements = append(r.Requirements, Requirement{q.ID, text(q.Title), text(q.Family), q.Coverage, q.Controls, text(q.Note), judge(q, said)})
-	}
-	r.Compliant = r.complies()
-	return r, nil
+	return said
 }
 
 // judge is what comes of a requirement by what its controls said of all targets.
@@ -93,7 +99,8 @@ func judge(q profile.Requirement, said map[string]map[control.Outcome]int) contr
 	return control.Pass
 }
 
-// complies: something was judged, and nothing is bad, the waivers included.
+// complies: something was judged, and nothing is bad, the waivers included. What does
+// not apply was not judged.
 func (r *Report) complies() bool {
 	judged := false
 	for _, x := range r.Results {
@@ -105,7 +112,7 @@ func (r *Report) complies() bool {
 		if bad(q.Outcome) {
 			return false
 		}
-		judged = judged || q.Outcome != Outside
+		judged = judged || q.Outcome != Outside && q.Outcome != control.NotApplicable
 	}
 	return judged
 }

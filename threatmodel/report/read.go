@@ -50,6 +50,8 @@ func Read(in io.Reader) (*Report, error) {
 
 var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
 
+var sumForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 func (r *Report) check() error {
 	switch {
 	case r.Version != formVersion:
@@ -60,9 +62,12 @@ func (r *Report) check() error {
 		return errors.New("it ends before it begins")
 	case r.Profile.ID == "":
 		return errors.New("it names no profile")
+	case r.Profile.SHA256 != "" && !sumForm.MatchString(r.Profile.SHA256):
+		return errors.New("its profile's SHA-256 is none")
 	case len(r.Results) > maxResults:
 		return fmt.Errorf("more than %d results", maxResults)
 	}
+	said := r.said()
 	texts := []string{r.Tool, r.Cluster, r.Profile.ID, r.Profile.Title, r.Profile.Source}
 	asked := map[string]bool{}
 	for _, q := range r.Requirements {
@@ -75,6 +80,9 @@ func (r *Report) check() error {
 		}
 		if !slices.Contains([]profile.Coverage{profile.Full, profile.Partial, profile.None, profile.Outside}, q.Coverage) {
 			return fmt.Errorf("requirement %q: no coverage is called %q", q.ID, q.Coverage)
+		}
+		if by := judge(profile.Requirement{Coverage: q.Coverage, Controls: q.Controls}, said); q.Outcome != by {
+			return fmt.Errorf("requirement %q is %s, and by its results it is %s", q.ID, q.Outcome, by)
 		}
 		texts = append(append(texts, q.ID, q.Title, q.Family, q.Note), q.Controls...)
 	}

@@ -44,6 +44,8 @@ type Profile struct {
 	ID     string `json:"id"`
 	Title  string `json:"title"`
 	Source string `json:"source,omitempty"`
+	// SHA256 is of its files' contents, in hex.
+	SHA256 string `json:"sha256,omitempty"`
 }
 
 // Requirement is what the profile asks for, and what came of it.

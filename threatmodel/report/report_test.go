@@ -102,7 +102,7 @@ func TestOutcomes(t *testing.T) {
 		"one errs":           {profile.Full, []control.Outcome{control.Pass, control.Error}, control.Error, false},
 		"was not run":        {profile.Full, nil, NotEvaluated, false},
 		"part was not run":   {profile.Partial, nil, NotEvaluated, false},
-		"applies nowhere":    {profile.Full, []control.Outcome{control.NotApplicable}, control.NotApplicable, true},
+		"applies nowhere":    {profile.Full, []control.Outcome{control.NotApplicable}, control.NotApplicable, false},
 		"applies somewhere":  {profile.Full, []control.Outcome{control.NotApplicable, control.Pass}, control.Pass, true},
 		"part passes":        {profile.Partial, []control.Outcome{control.Pass}, Partial, true},
 		"part fails":         {profile.Partial, []control.Outcome{control.Fail}, control.Fail, false},
@@ -167,6 +167,8 @@ func TestReadBack(t *testing.T) {
 		"an unknown severity":  {`"severity": "critical"`, `"severity": "none"`, "no severity"},
 		"an unknown coverage":  {`"coverage": "partial"`, `"coverage": "all"`, "no coverage"},
 		"said to comply":       {`"compliant": false`, `"compliant": true`, "says of itself"},
+		"a requirement met":    {`"coverage": "full"`, `"coverage": "outside"`, "by its results it is outside"},
+		"a profile's sum":      {`"id": "small"`, `"sha256": "0", "id": "small"`, "SHA-256 is none"},
 		"an escape sequence":   {`gave no answer`, `gave\u001b[2J`, "out of bounds"},
 		"a name of two lines":  {`"name": "n1"`, `"name": "n\n1"`, "out of bounds"},
 		"a time":               {`"ended": "2026-11-23T03`, `"ended": "2026-11-23T02`, "ends before it begins"},
@@ -212,6 +214,7 @@ func TestCompare(t *testing.T) {
 		"a new node":     {of(ended, append(a.Results[:len(a.Results):len(a.Results)], result("lock", high, control.Fail, "n4", "open"))...), []string{"new lock node/n4  fail [open]"}},
 		"mended":         {of(ended, result("lock", high, control.Pass, "n1"), result("lamp", high, control.Pass, "n1"), result("lock", high, control.Pass, "n2"), result("lamp", high, control.Pass, "n3")), []string{"resolved lamp node/n1 fail pass []", "resolved lock node/n2 fail pass []", "resolved q  fail pass []"}},
 		"a node is gone": {of(ended, a.Results[0], a.Results[1], a.Results[3]), []string{"gone lamp node/n3 pass  []"}},
+		"does not apply": {of(ended, result("lock", high, control.NotApplicable, "n1"), a.Results[0], a.Results[1], a.Results[2]), []string{"less lock node/n1 pass not-applicable []"}},
 		"one not run":    {of(ended, result("lamp", high, control.Pass, "n1"), result("lamp", high, control.Pass, "n3")), []string{"new q  fail not-evaluated []", "gone lock node/n1 pass  []", "gone lock node/n2 fail  []", "resolved lamp node/n1 fail pass []"}},
 	} {
 		changes, err := Compare(a, c.b)
@@ -229,9 +232,9 @@ func TestCompare(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
-	other, elsewhere := of(ended), of(ended)
-	other.Profile.ID, elsewhere.Cluster = "o", "c2"
-	for want, b := range map[string]*Report{"different profiles": other, "different clusters": elsewhere, "older than the first": of(begun.Add(-time.Hour))} {
+	other, elsewhere, edited := of(ended), of(ended), of(ended)
+	other.Profile.ID, elsewhere.Cluster, edited.Profile.SHA256 = "o", "c2", strings.Repeat("0", 64)
+	for want, b := range map[string]*Report{"different profiles": other, "different clusters": elsewhere, "was another one in the first": edited, "older than the first": of(begun.Add(-time.Hour))} {
 		if _, err := Compare(a, b); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
 		}

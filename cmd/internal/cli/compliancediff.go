@@ -18,13 +18,14 @@ func (a *app) complianceDiffCmd() *cobra.Command {
 		Use:   "diff OLDER NEWER",
 		Short: "What a report has that an older one had not",
 		Long: `diff compares two reports that ` + "`compliance run --format json`" + ` wrote, of the same
-profile, and shows what is new, what is gone and what is resolved. New is what is
-bad and was not, or has evidence that it did not have; what could not be evaluated
-is as bad as what fails. Nobody has signed the files: keep them where only those
-write whom you trust.
+profile, and shows what is new, what is judged less, what is gone and what is resolved.
+New is what is bad and was not, or has evidence that it did not have, waived or not;
+what could not be evaluated is as bad as what fails. Less is what was judged and now
+does not apply, or in part alone. Profiles are the same where their contents are.
+Nobody has signed the files: keep them where only those write whom you trust.
 
 Exit codes of this command: 0 there is nothing new, or nobody asked; 1 the reports
-cannot be compared; 2 with --fail-on-new, something is new.`,
+cannot be compared; 2 with --fail-on-new, something is new, less or gone.`,
 		Example: `  redoubt compliance diff last-week.json today.json
   redoubt compliance diff last-week.json today.json --fail-on-new`,
 		Args: judgedArgs(args(2, 2)),
@@ -38,7 +39,7 @@ cannot be compared; 2 with --fail-on-new, something is new.`,
 			}
 			fresh := 0
 			for _, x := range changes {
-				if x.Change == report.ChangeNew {
+				if x.Hides() {
 					fresh++
 				}
 			}
@@ -50,7 +51,7 @@ cannot be compared; 2 with --fail-on-new, something is new.`,
 	}
 	judgedFlags(c)
 	out.flags(c, false)
-	c.Flags().BoolVar(&failOnNew, "fail-on-new", false, "end with 2 where something is new")
+	c.Flags().BoolVar(&failOnNew, "fail-on-new", false, "end with 2 where something is new, less or gone")
 	return c
 }
 
