@@ -41,7 +41,10 @@ type Waiver struct {
 	// A person, and another one than who asked.
 	Approver *Principal `protobuf:"bytes,8,opt,name=approver,proto3" json:"approver,omitempty"`
 	// When the approver did, Unix seconds; zero: not yet, and it waives nothing.
-	ApprovedAt    int64 `protobuf:"varint,9,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	ApprovedAt int64 `protobuf:"varint,9,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	// The lines of evidence that are waived, as they were seen. One that ends in "*" is
+	// for all that begin so.
+	Evidence      []string `protobuf:"bytes,10,rep,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -139,11 +142,18 @@ func (x *Waiver) GetApprovedAt() int64 {
 	return 0
 }
 
+func (x *Waiver) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 var File_pki_pkipb_waivers_proto protoreflect.FileDescriptor
 
 const file_pki_pkipb_waivers_proto_rawDesc = "" +
 	"\n" +
-	"\x17pki/pkipb/waivers.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x15pki/pkipb/roles.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xc1\x02\n" +
+	"\x17pki/pkipb/waivers.proto\x12\x0eredoubt.pki.v1\x1a\x1cinternal/levelpb/level.proto\x1a\x15pki/pkipb/roles.proto\x1a%raftstore/raftstorepb/raftstore.proto\"\xdd\x02\n" +
 	"\x06Waiver\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -155,7 +165,9 @@ const file_pki_pkipb_waivers_proto_rawDesc = "" +
 	"\basked_by\x18\a \x01(\v2\x19.redoubt.pki.v1.PrincipalR\aaskedBy\x125\n" +
 	"\bapprover\x18\b \x01(\v2\x19.redoubt.pki.v1.PrincipalR\bapprover\x12\x1f\n" +
 	"\vapproved_at\x18\t \x01(\x03R\n" +
-	"approvedAt:\x04\xe8\xe5\x18\x03B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
+	"approvedAt\x12\x1a\n" +
+	"\bevidence\x18\n" +
+	" \x03(\tR\bevidence:\x04\xe8\xe5\x18\x03B.Z,github.com/redoubt-cluster/redoubt/pki/pkipbb\x06proto3"
 
 var (
 	file_pki_pkipb_waivers_proto_rawDescOnce sync.Once

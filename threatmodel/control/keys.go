@@ -107,7 +107,7 @@ func checkTokenAge(c *Cluster, t Token, found *Found) {
 		if t.Manager {
 			kind = "managers"
 		}
-		found.Against("join token %s for %s is %s old", t.ID, kind, days(age))
+		found.Against("join token %s for %s is of %s", t.ID, kind, date(t.Minted))
 	}
 }
 
@@ -128,7 +128,7 @@ func checkSlotAges(_ context.Context, c *Cluster, found *Found) error {
 		}
 		found.Looked()
 		if age := c.Now.Sub(s.Made); age > maxSlotAge {
-			found.Against("unlock slot %s is %s old", s.Name, days(age))
+			found.Against("unlock slot %s is of %s", s.Name, date(s.Made))
 		}
 	}
 	return nil
@@ -144,7 +144,7 @@ func checkSecretAges(_ context.Context, c *Cluster, found *Found) error {
 		case s.Made.IsZero():
 			found.Against("secret %s does not say how old version %d is", s.Name, s.Version)
 		case age > maxSecretAge:
-			found.Against("version %d of secret %s is %s old", s.Version, s.Name, days(age))
+			found.Against("version %d of secret %s is of %s", s.Version, s.Name, date(s.Made))
 		}
 	}
 	return nil

@@ -176,7 +176,7 @@ func checkStoreKeys(_ context.Context, c *Cluster, found *Found) error {
 		case m.StoreKeyMade.IsZero():
 			found.Against("manager %s does not say how old the key of its store is", m.Name)
 		case c.Now.Sub(m.StoreKeyMade) > maxStoreKey:
-			found.Against("the key of %s's store is %s old", m.Name, days(c.Now.Sub(m.StoreKeyMade)))
+			found.Against("the key of %s's store is of %s", m.Name, date(m.StoreKeyMade))
 		}
 	})
 	return nil

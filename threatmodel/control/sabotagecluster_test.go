@@ -120,7 +120,7 @@ var harms = map[string][]harm{
 	"clocks-agree":        {{ofMember(3, func(m *Member) { m.ClockOff = -7 * time.Second }), "worker-1 is off by 7s"}},
 	"external-ca-answers": {{func(c *Cluster) { c.External.Failure = "refused" }, "https://ca.example certifies no worker: refused"}},
 	"join-tokens-bounded": {{func(c *Cluster) { c.Tokens[0].Expires = time.Time{} }, "tok1 does not end"}},
-	"join-tokens-young":   {{func(c *Cluster) { c.Tokens[0].Minted, c.Tokens[0].Manager = now.Add(-9*day), true }, "tok1 for managers is 9 days old"}},
+	"join-tokens-young":   {{func(c *Cluster) { c.Tokens[0].Minted, c.Tokens[0].Manager = now.Add(-9*day), true }, "tok1 for managers is of 2126-04-25"}},
 	"managers-certificates-shown": {
 		{doors(Door{Manager: "manager-3", Group: safeGroup, NotAfter: now.Add(day)}), "manager-3 shows a certificate whose key is not on record"},
 		{doors(goodDoor(), Door{Manager: "manager-3", Group: safeGroup, OnRecord: true, NotAfter: now}), "manager-3 shows a certificate that ended on 2126-05-04"},
@@ -151,7 +151,7 @@ var harms = map[string][]harm{
 		{ofMember(1, func(m *Member) { m.Host = "10.0.0.3" }), "manager-2, manager-3 share the address 10.0.0.3"},
 	},
 	"managers-store-keys": {
-		{ofMember(1, func(m *Member) { m.StoreKeyMade = now.Add(-121 * day) }), "manager-2's store is 121 days old"},
+		{ofMember(1, func(m *Member) { m.StoreKeyMade = now.Add(-121 * day) }), "manager-2's store is of 2126-01-03"},
 		{ofMember(1, func(m *Member) { m.StoreKeyMade = time.Time{} }), "manager-2 does not say"},
 		{ofMember(1, func(m *Member) { m.StoreKeyWrong = "the disk is full" }), "not renewed: the disk is full"},
 	},
@@ -168,7 +168,7 @@ var harms = map[string][]harm{
 		{func(c *Cluster) { c.Lists = nil }, "CA ef01 has no revocation list"},
 	},
 	"secrets-renewed": {
-		{func(c *Cluster) { c.Secrets[0].Made = now.Add(-400 * day) }, "version 3 of secret key is 400 days old"},
+		{func(c *Cluster) { c.Secrets[0].Made = now.Add(-400 * day) }, "version 3 of secret key is of 2125-03-30"},
 		{func(c *Cluster) { c.Secrets[0].Made = time.Time{} }, "secret key does not say"},
 	},
 	"services-cpu-bounded":    {{ofService(func(s *Service) { s.NanoCPUs = 0 }), "web may take all processors"}},
@@ -190,7 +190,7 @@ var harms = map[string][]harm{
 		{ofMember(0, func(m *Member) { m.Lacks = 1 }), "manager-1 lacks 1"},
 	},
 	"slots-no-file": {{func(c *Cluster) { c.Slots = append(c.Slots, Slot{Name: "auto", File: true}) }, "autolock is off"}},
-	"slots-renewed": {{func(c *Cluster) { c.Slots[0].Made = now.Add(-366 * day) }, "operator is 366 days old"}},
+	"slots-renewed": {{func(c *Cluster) { c.Slots[0].Made = now.Add(-366 * day) }, "operator is of 2125-05-03"}},
 }
 
 // TestSabotageOfCluster: every control of the cluster passes where all is well, and

@@ -146,18 +146,23 @@ func clean(x Result) Result {
 	x.Control, x.Title, x.Remedy = text(x.Control), text(x.Title), text(x.Remedy)
 	x.Target = Target{text(x.Target.Kind), text(x.Target.Name), text(x.Target.ID)}
 	x.Seconds = max(0, x.Seconds)
-	evidence := []string{}
-	for i, e := range x.Evidence {
-		if i == maxEvidence-1 && len(x.Evidence) > maxEvidence {
-			evidence = append(evidence, fmt.Sprintf("and %d more", len(x.Evidence)-i))
+	x.Evidence = cleanLines(x.Evidence)
+	return x
+}
+
+// cleanLines are lines of evidence within the bounds, without forms of keys.
+func cleanLines(lines []string) []string {
+	out := []string{}
+	for i, e := range lines {
+		if i == maxEvidence-1 && len(lines) > maxEvidence {
+			out = append(out, fmt.Sprintf("and %d more", len(lines)-i))
 			break
 		}
 		if e = oneline.Text(secretforms.Redact(e), maxLine); e != "" {
-			evidence = append(evidence, e)
+			out = append(out, e)
 		}
 	}
-	x.Evidence = evidence
-	return x
+	return out
 }
 
 func text(s string) string { return oneline.Text(secretforms.Redact(s), maxText) }

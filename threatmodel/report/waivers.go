@@ -23,6 +23,9 @@ const (
 	WaiverUnused  = "unused"  // what it is for was judged, and did not fail: a finding
 	WaiverExpired = "expired" // a finding, whether or not what it is for fails
 	WaiverIdle    = "idle"    // what it is for was not judged in this report
+	// What it is for fails in another way, too, which nobody has seen who approved it: a
+	// finding, and it waives nothing.
+	WaiverOutgrown = "outgrown"
 )
 
 // Waiver is one that was asked for and approved.
@@ -36,6 +39,18 @@ type Waiver struct {
 	Approved string    `json:"approved_by"`
 	Expires  time.Time `json:"expires"`
 	State    string    `json:"state"`
+	// Evidence are the lines that were seen when it was asked for.
+	Evidence []string `json:"evidence"`
+}
+
+// unseen are the lines of a result that the waiver is not for.
+func (w Waiver) unseen(x Result) (lines []string) {
+	for _, e := range x.Evidence {
+		if !slices.Contains(w.Evidence, e) {
+			lines = append(lines, e)
+		}
+	}
+	return lines
 }
 
 // covers reports whether a waiver is of a result. A node whose id is not known has
@@ -62,6 +77,7 @@ func (r *Report) waive(all []Waiver, wanted []string) {
 		if !w.Expires.After(r.Begun) {
 			w.State = WaiverExpired
 		}
+		w.Evidence = cleanLines(w.Evidence)
 		for i := range r.Results {
 			x := &r.Results[i]
 			if w.State == WaiverExpired || !w.covers(*x) {
@@ -69,6 +85,10 @@ func (r *Report) waive(all []Waiver, wanted []string) {
 			}
 			switch x.Outcome {
 			case control.Fail:
+				if len(w.unseen(*x)) > 0 {
+					w.State = WaiverOutgrown
+					continue
+				}
 				x.Outcome, x.Waiver, w.State = Waived, w.ID, WaiverUsed
 			case control.Pass, control.NotApplicable, Waived: // by another one
 				if w.State == WaiverIdle {
@@ -89,7 +109,7 @@ func (r *Report) waive(all []Waiver, wanted []string) {
 
 // ofWaivers is what comes of the waivers.
 func (r *Report) ofWaivers() Result {
-	x := Result{Control: WaiversControl, Title: "Every waiver is in use and has not ended", Severity: control.Medium, Target: Target{Kind: "cluster", Name: "cluster", ID: r.Cluster},
+	x := Result{Control: WaiversControl, Title: "Every waiver is in use, has not ended, and is for all that fails", Severity: control.Medium, Target: Target{Kind: "cluster", Name: "cluster", ID: r.Cluster},
 		Outcome: control.Pass, Remedy: "redoubt compliance unwaive ID; then mend what it was for, or have it waived anew"}
 	for _, w := range r.Waivers {
 		switch w.State {
@@ -97,6 +117,8 @@ func (r *Report) ofWaivers() Result {
 			x.Evidence = append(x.Evidence, fmt.Sprintf("%s: %s of %s ended on %s", w.ID, w.Control, w.Scope, w.Expires.Format(time.DateOnly)))
 		case WaiverUnused:
 			x.Evidence = append(x.Evidence, fmt.Sprintf("%s: %s of %s does not fail", w.ID, w.Control, w.Scope))
+		case WaiverOutgrown:
+			x.Evidence = append(x.Evidence, fmt.Sprintf("%s: %s of %s fails in a way that nobody waived", w.ID, w.Control, w.Scope))
 		}
 	}
 	if len(x.Evidence) > 0 {
@@ -122,14 +144,14 @@ func (r *Report) checkWaivers() error {
 		return fmt.Errorf("more than %d waivers", maxWaivers)
 	}
 	for _, w := range r.Waivers {
-		if !slices.Contains([]string{WaiverUsed, WaiverUnused, WaiverExpired, WaiverIdle}, w.State) || w.ID == "" || (w.State == WaiverExpired) == w.Expires.After(r.Begun) {
+		if !slices.Contains([]string{WaiverUsed, WaiverUnused, WaiverExpired, WaiverIdle, WaiverOutgrown}, w.State) || w.ID == "" || (w.State == WaiverExpired) == w.Expires.After(r.Begun) || len(w.Evidence) > maxEvidence || !slices.Equal(w.Evidence, cleanLines(w.Evidence)) {
 			return fmt.Errorf("waiver %q is out of bounds", w.ID)
 		}
 	}
 	said := false
 	for _, x := range r.Results {
 		w := r.WaiverOf(x)
-		if waived := x.Outcome == Waived; waived != (x.Waiver != "") || waived && (w.State != WaiverUsed || !w.covers(x)) {
+		if waived := x.Outcome == Waived; waived != (x.Waiver != "") || waived && (w.State != WaiverUsed || !w.covers(x) || len(w.unseen(x)) > 0) {
 			return fmt.Errorf("control %q is waived by no waiver", x.Control)
 		}
 		if x.Control == WaiversControl {

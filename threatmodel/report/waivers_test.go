@@ -13,7 +13,7 @@ import (
 func of(id string) Target { return Target{"node", "host-" + id, id} }
 
 func waiver(id, control string, scope Target, expires time.Time) Waiver {
-	return Waiver{ID: id, Control: control, Scope: scope, Reason: "it is welded " + hostile, Asked: "root of m1", Approved: "person bob", Expires: expires}
+	return Waiver{ID: id, Control: control, Scope: scope, Reason: "it is welded " + hostile, Asked: "root of m1", Approved: "person bob", Expires: expires, Evidence: []string{"open", "rusty"}}
 }
 
 // waived is a report in which a control fails on two nodes, and is waived on one.
@@ -70,6 +70,11 @@ func TestWaivers(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	other := waiver("w1", "lock", of("n1"), later)
+	other.Evidence = []string{"rusty"}
+	if r := waived(t, other); r.Results[0].Outcome != control.Fail || r.Waivers[0].State != WaiverOutgrown || r.Compliant || !strings.Contains(string(written(t, r, "json")), "fails in a way that nobody waived") {
+		t.Errorf("what nobody has seen is waived: %v", r)
+	}
 	lamp := Result{Control: "lock", Severity: control.High, Target: of("n1"), Outcome: control.Error}
 	r, err := New(small(), "", []Result{lamp}, []Waiver{waiver("w1", "lock", of("n1"), later)}, begun, ended)
 	if err != nil || r.Results[0].Outcome != control.Error || r.Waivers[0].State != WaiverIdle {
@@ -84,6 +89,7 @@ func TestWaivedReadBack(t *testing.T) {
 		"no such waiver":    {`"waiver": "w1"`, `"waiver": "w9"`, "waived by no waiver"},
 		"one in vain":       {`"waiver": "w1"`, `"waiver": "w2"`, "waived by no waiver"},
 		"nobody's":          {`"waiver": "w1"`, `"waiver": ""`, "waived by no waiver"},
+		"another line":      {`"open",`, `"shut",`, "waived by no waiver"},
 		"waived that holds": {`"outcome": "pass"`, `"outcome": "waived"`, "waived by no waiver"},
 		"used now":          {`"state": "unused"`, `"state": "used"`, "not as it says"},
 		"another state":     {`"state": "unused"`, `"state": "fine"`, "out of bounds"},

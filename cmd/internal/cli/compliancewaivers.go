@@ -10,29 +10,33 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	controls "github.com/redoubt-cluster/redoubt/threatmodel/control"
 	"github.com/redoubt-cluster/redoubt/threatmodel/report"
 )
 
 func (a *app) complianceWaiveCmd() *cobra.Command {
-	var scope, reason, expires, approver string
+	var scope, reason, expires, approver, seen string
 	c := &cobra.Command{
 		Use:   "waive CONTROL",
 		Short: "Ask that a control that fails be waived until a day",
 		Long: `waive asks for a waiver. It waives nothing until the person that --approved-by names
 has approved it, by redoubt compliance approve over a connection of their own; nobody
-approves what they asked for. The control is run as before: where it fails it is
+approves what they asked for. Waived are the lines of evidence that --report has of
+the control there, as compliance run --format json wrote it: where another line comes
+to them, it fails as before, and so does the waiver. The control is run as before: where it fails it is
 "waived" in reports, with whose word that is; where it does not fail, or the waiver
 has ended, the waiver itself is a finding.`,
-		Example: `  redoubt compliance waive autolock-on --scope node/manager-1 --reason 'moves to the new rack' --expires 14d --approved-by bob
+		Example: `  redoubt compliance run --format json --out today.json
+  redoubt compliance waive autolock-on --scope node/manager-1 --report today.json --reason 'moves to the new rack' --expires 14d --approved-by bob
 
   # Bob, where he works
   redoubt compliance approve --context prod ID`,
 		Args:              args(1, 1),
 		ValidArgsFunction: controlNames,
 		RunE: func(c *cobra.Command, args []string) error {
-			for _, name := range []string{"scope", "reason", "expires", "approved-by"} {
+			for _, name := range []string{"scope", "report", "reason", "expires", "approved-by"} {
 				if !c.Flags().Changed(name) {
-					return usagef("--%s is missing: a waiver has a scope, a reason, an end and somebody who approves it", name)
+					return usagef("--%s is missing: a waiver has a scope, what was seen there, a reason, an end and somebody who approves it", name)
 				}
 			}
 			req := &controlpb.CreateWaiverRequest{Control: args[0], Reason: reason, Approver: strings.TrimPrefix(approver, "person:")}
@@ -48,6 +52,9 @@ has ended, the waiver itself is a finding.`,
 				return err
 			}
 			req.ExpiresAt = end.Unix()
+			if req.Evidence, err = waivedLines(seen, req.GetControl(), req.GetNode()); err != nil {
+				return err
+			}
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.CreateWaiver(ctx, req)
 				if err != nil {
@@ -60,10 +67,30 @@ has ended, the waiver itself is a finding.`,
 	}
 	f := c.Flags()
 	f.StringVar(&scope, "scope", "", "what of: node/NAME, or cluster for a control of the cluster")
+	f.StringVar(&seen, "report", "", "the report, as JSON, that has what is to be waived")
 	f.StringVar(&reason, "reason", "", "why, one line, which is in every report")
 	f.StringVar(&expires, "expires", "", "when it ends: a day as 2027-01-31 (UTC), or in so many days as 30d; 366d at most")
 	f.StringVar(&approver, "approved-by", "", "the person who is to approve it, and is not you")
 	return c
+}
+
+// waivedLines is what a report has against a control of a node, which is named by name
+// or id, or of the cluster.
+func waivedLines(path, control, node string) ([]string, error) {
+	r, err := report.ReadFile(path)
+	if err != nil {
+		return nil, usagef("--report %v", err)
+	}
+	for _, x := range r.Results {
+		there := x.Target.Kind == scopeCluster
+		if node != "" {
+			there = x.Target.Kind == scopeNode && (x.Target.Name == node || x.Target.ID == node)
+		}
+		if there && x.Control == control && (x.Outcome == controls.Fail || x.Outcome == report.Waived) {
+			return x.Evidence, nil
+		}
+	}
+	return nil, usagef("--report %s: %s does not fail there in it", path, printable(control))
 }
 
 // waivedUntil reads --expires.
@@ -124,6 +151,7 @@ type waiverJSON struct {
 	AskedBy  string    `json:"asked_by"`
 	Approver string    `json:"approver"`
 	Expires  time.Time `json:"expires"`
+	Evidence []string  `json:"evidence"`
 }
 
 func (a *app) complianceWaiversCmd() *cobra.Command {
@@ -145,7 +173,7 @@ func (a *app) complianceWaiversCmd() *cobra.Command {
 					rows  [][]string
 				)
 				for _, w := range r.GetWaivers() {
-					v := waiverJSON{w.GetId(), w.GetControl(), waivedOf(w), "in force", w.GetReason(), w.GetAskedBy(), w.GetApprover(), unixUTC(w.GetExpiresAt())}
+					v := waiverJSON{w.GetId(), w.GetControl(), waivedOf(w), "in force", w.GetReason(), w.GetAskedBy(), w.GetApprover(), unixUTC(w.GetExpiresAt()), w.GetEvidence()}
 					switch {
 					case !v.Expires.After(time.Now()):
 						v.State = "expired"
@@ -153,9 +181,9 @@ func (a *app) complianceWaiversCmd() *cobra.Command {
 						v.State = "not approved"
 					}
 					views = append(views, v)
-					rows = append(rows, []string{v.ID, v.Control, v.Scope, v.State, v.Expires.Format(time.DateOnly), v.AskedBy, v.Approver, v.Reason})
+					rows = append(rows, []string{v.ID, v.Control, v.Scope, v.State, v.Expires.Format(time.DateOnly), v.AskedBy, v.Approver, v.Reason, strings.Join(v.Evidence, "; ")})
 				}
-				return out.list(a.Stdout, nil, views, []string{"WAIVER", "CONTROL", "SCOPE", "STATE", "UNTIL", "ASKED BY", "APPROVER", "REASON"}, rows)
+				return out.list(a.Stdout, nil, views, []string{"WAIVER", "CONTROL", "SCOPE", "STATE", "UNTIL", "ASKED BY", "APPROVER", "REASON", "EVIDENCE"}, rows)
 			})
 		},
 	}
@@ -188,7 +216,7 @@ func (a *app) waivers(ctx context.Context) ([]report.Waiver, error) {
 			if w.GetNodeId() != "" {
 				scope = report.Target{Kind: "node", Name: w.GetNodeName(), ID: w.GetNodeId()}
 			}
-			all = append(all, report.Waiver{ID: w.GetId(), Control: w.GetControl(), Scope: scope, Reason: w.GetReason(), Asked: w.GetAskedBy(), Approved: w.GetApprover(), Expires: unixUTC(w.GetExpiresAt())})
+			all = append(all, report.Waiver{ID: w.GetId(), Control: w.GetControl(), Scope: scope, Reason: w.GetReason(), Asked: w.GetAskedBy(), Approved: w.GetApprover(), Expires: unixUTC(w.GetExpiresAt()), Evidence: w.GetEvidence()})
 		}
 		return err
 	})

@@ -109,10 +109,13 @@ const (
 	maxEKCA      = 4096
 	maxPCRValues = 16
 
-	// Of waivers: how many there are, the bytes of a reason, and how long one lasts.
-	maxWaivers = 1000
-	maxReason  = 500
-	maxWaived  = 366 * 24 * time.Hour
+	// Of waivers: how many there are, the bytes of a reason, how long one lasts, and
+	// lines of evidence with the bytes of one, as a report has them at most.
+	maxWaivers     = 1000
+	maxReason      = 500
+	maxWaived      = 366 * 24 * time.Hour
+	maxWaivedLines = 21
+	maxWaivedLine  = 240
 
 	// A token that a rotation overtook is minted again mintTries times, mintPause
 	// apart: the leader's keyd takes the next keyset over meanwhile.

@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -34,6 +35,15 @@ func whoCalls(ctx context.Context) (roles.Principal, error) {
 	return p, nil
 }
 
+// waiverApprove is the verb of who approves waivers.
+const waiverApprove = "waiver.approve"
+
+// sameName reports whether who asked is a user of some machine by the name of that
+// person: who is both answers for themselves.
+func sameName(asked, person roles.Principal) bool {
+	return asked.Kind == pkipb.Principal_KIND_LOCAL_USER && asked.Name == person.Name
+}
+
 // CreateWaiver implements Waivers. What is asked for waives nothing: whoever is
 // judged by a control could ask for it.
 func (s *Server) CreateWaiver(ctx context.Context, req *controlpb.CreateWaiverRequest) (*controlpb.CreateWaiverResponse, error) {
@@ -42,19 +52,26 @@ func (s *Server) CreateWaiver(ctx context.Context, req *controlpb.CreateWaiverRe
 		return nil, err
 	}
 	approver := roles.Principal{Kind: pkipb.Principal_KIND_PERSON, Name: req.GetApprover()}
-	if approver == by {
+	if approver == by || sameName(by, approver) {
 		return nil, apierr.Denied("name another person", "nobody approves a waiver of their own")
 	}
 	if err := checkWaiver(req); err != nil {
 		return nil, err
 	}
-	w := &pkipb.Waiver{Id: ident.New(), Control: req.GetControl(), Reason: req.GetReason(), ExpiresAt: req.GetExpiresAt(), AskedBy: by.Record(), Approver: approver.Record()}
+	w := &pkipb.Waiver{Id: ident.New(), Control: req.GetControl(), Reason: req.GetReason(), ExpiresAt: req.GetExpiresAt(), AskedBy: by.Record(), Approver: approver.Record(), Evidence: req.GetEvidence()}
 	err = s.update(ctx, func(tx *raftstore.Tx) error {
 		if left := time.Unix(w.ExpiresAt, 0).Sub(tx.Now()); left <= 0 || left > maxWaived {
 			return apierr.Invalid("", "a waiver ends in the future, and within %d days", maxWaived/(24*time.Hour))
 		}
 		if p, ok := pkistore.People.Get(tx, approver.Name); !ok || p.GetDenied() {
 			return apierr.NotFound("see `redoubt person ls`, or invite one: `redoubt person invite`", "there is no person %q to approve it", ident.Clip(approver.Name))
+		}
+		d, err := s.c.Roles.Decide(tx, approver, waiverApprove, roles.Resource{})
+		if err != nil {
+			return err
+		}
+		if !d.Allowed {
+			return apierr.State("`redoubt auth bind` a role with it, or name another person", "%s may not %s", roles.Named(tx, approver), waiverApprove)
 		}
 		w.Node = ""
 		if req.GetNode() != "" {
@@ -97,6 +114,13 @@ func checkWaiver(req *controlpb.CreateWaiverRequest) error {
 		return apierr.Invalid("--scope cluster", "%s is of the whole cluster", all[i].ID)
 	case strings.TrimSpace(reason) == "" || len(reason) > maxReason || !utf8.ValidString(reason) || strings.ContainsFunc(reason, unicode.IsControl):
 		return apierr.Invalid("", "the reason must be one line of at most %d bytes", maxReason)
+	case len(req.GetEvidence()) == 0 || len(req.GetEvidence()) > maxWaivedLines:
+		return apierr.Invalid("", "a waiver is for 1 to %d lines of evidence, as a report has them", maxWaivedLines)
+	}
+	for _, line := range req.GetEvidence() {
+		if line == "" || line != oneline.Text(line, maxWaivedLine) {
+			return apierr.Invalid("", "evidence is lines of at most %d bytes, as a report has them", maxWaivedLine)
+		}
 	}
 	return nil
 }
@@ -114,7 +138,7 @@ func (s *Server) ApproveWaiver(ctx context.Context, req *controlpb.ApproveWaiver
 			return err
 		}
 		switch {
-		case roles.PrincipalOf(w.GetApprover()) != by || roles.PrincipalOf(w.GetAskedBy()) == by:
+		case roles.PrincipalOf(w.GetApprover()) != by || roles.PrincipalOf(w.GetAskedBy()) == by || sameName(roles.PrincipalOf(w.GetAskedBy()), by):
 			return apierr.Denied("", "waiver %s is for %s to approve", w.GetId(), roles.Named(tx, roles.PrincipalOf(w.GetApprover())))
 		case w.GetApprovedAt() != 0:
 			return apierr.State("", "waiver %s was approved already", w.GetId())
@@ -183,5 +207,5 @@ func waiverView(r raftstore.Reader, w *pkipb.Waiver) *controlpb.WaiverView {
 	n, _ := pkistore.Nodes.Get(r, w.GetNode())
 	return &controlpb.WaiverView{Id: w.GetId(), Control: w.GetControl(), NodeId: w.GetNode(), NodeName: n.GetName(), Reason: w.GetReason(),
 		AskedBy: roles.Named(r, roles.PrincipalOf(w.GetAskedBy())), Approver: roles.Named(r, roles.PrincipalOf(w.GetApprover())),
-		ExpiresAt: w.GetExpiresAt(), ApprovedAt: w.GetApprovedAt(), CreatedAt: w.GetMeta().GetCreatedAt()}
+		ExpiresAt: w.GetExpiresAt(), ApprovedAt: w.GetApprovedAt(), CreatedAt: w.GetMeta().GetCreatedAt(), Evidence: w.GetEvidence()}
 }

@@ -2,12 +2,17 @@ package control_test
 
 import (
 	"context"
+	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -20,20 +25,29 @@ import (
 func TestWaivers(t *testing.T) {
 	w := newWorld(t)
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
-		for _, p := range []*pkipb.Person{{Id: "alice"}, {Id: "bob"}, {Id: "eve", Denied: true}} {
+		for _, p := range []*pkipb.Person{{Id: "alice"}, {Id: "bob"}, {Id: "dave"}, {Id: "eve", Denied: true}} {
 			if err := pkistore.People.Put(tx, p); err != nil {
 				return err
 			}
 		}
-		return nil
+		if err := roles.CreateRole(tx, "approver", "", []string{"waiver.approve"}); err != nil {
+			return err
+		}
+		_, err := roles.Bind(tx, "approver", roles.Principal{Kind: pkipb.Principal_KIND_PERSON, Name: "bob"}, nil)
+		return err
 	})
+	judge, err := roles.New(w.store, &audit.Log{Store: w.store, Manager: w.manager})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Inviter: w.ca, Roles: judge, Logger: slog.New(slog.DiscardHandler)})
 	as := func(person string) context.Context {
 		return authz.NewContext(t.Context(), authz.Identity{Person: person, Source: &net.TCPAddr{}})
 	}
 	root := authz.NewContext(t.Context(), authz.Identity{LocalRoot: true, LocalRootOf: w.manager})
 	day := time.Now().Add(24 * time.Hour).Unix()
 	good := func(change func(*controlpb.CreateWaiverRequest)) *controlpb.CreateWaiverRequest {
-		r := &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "manager-1", Reason: "it moves", ExpiresAt: day, Approver: "bob"}
+		r := &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "manager-1", Reason: "it moves", ExpiresAt: day, Approver: "bob", Evidence: []string{"/x opens it"}}
 		if change != nil {
 			change(r)
 		}
@@ -60,6 +74,10 @@ func TestWaivers(t *testing.T) {
 		"no reason":        {func(r *controlpb.CreateWaiverRequest) { r.Reason = "  " }, "the reason must be"},
 		"a hostile reason": {func(r *controlpb.CreateWaiverRequest) { r.Reason = "a\nb" }, "the reason must be"},
 		"a long reason":    {func(r *controlpb.CreateWaiverRequest) { r.Reason = strings.Repeat("x", 501) }, "the reason must be"},
+		"no evidence":      {func(r *controlpb.CreateWaiverRequest) { r.Evidence = nil }, "1 to 21 lines"},
+		"much evidence":    {func(r *controlpb.CreateWaiverRequest) { r.Evidence = slices.Repeat(r.Evidence, 22) }, "1 to 21 lines"},
+		"evidence in two":  {func(r *controlpb.CreateWaiverRequest) { r.Evidence[0] = "a\nb" }, "lines of at most"},
+		"who may not":      {func(r *controlpb.CreateWaiverRequest) { r.Approver = "dave" }, "person:dave may not waiver.approve"},
 		"by nobody":        {func(r *controlpb.CreateWaiverRequest) { r.Approver = "" }, "there is no person"},
 		"by a stranger":    {func(r *controlpb.CreateWaiverRequest) { r.Approver = "carol" }, `there is no person "carol"`},
 		"by one revoked":   {func(r *controlpb.CreateWaiverRequest) { r.Approver = "eve" }, `there is no person "eve"`},
@@ -68,8 +86,11 @@ func TestWaivers(t *testing.T) {
 		_, err := w.api.CreateWaiver(as("alice"), good(c.change))
 		refused(what, err, c.want)
 	}
-	_, err := w.api.CreateWaiver(t.Context(), good(nil))
+	_, err = w.api.CreateWaiver(t.Context(), good(nil))
 	refused("by nobody known", err, "nobody said who calls")
+	user := authz.NewContext(t.Context(), authz.Identity{User: "bob", UserOf: w.manager})
+	_, err = w.api.CreateWaiver(user, good(nil))
+	refused("as a user by the approver's name", err, "of their own")
 
 	resp, err := w.api.CreateWaiver(as("alice"), good(nil))
 	if err != nil {
@@ -83,7 +104,7 @@ func TestWaivers(t *testing.T) {
 			t.Fatal(list, err)
 		}
 		v := list.GetWaivers()[0]
-		if v.GetNodeId() != w.manager || v.GetNodeName() != "manager-1" || v.GetAskedBy() != "person:alice" || v.GetApprover() != "person:bob" || v.GetExpiresAt() != day {
+		if v.GetNodeId() != w.manager || v.GetNodeName() != "manager-1" || v.GetAskedBy() != "person:alice" || v.GetApprover() != "person:bob" || v.GetExpiresAt() != day || !slices.Equal(v.GetEvidence(), []string{"/x opens it"}) {
 			t.Errorf("%v", v)
 		}
 		return v.GetApprovedAt() != 0

@@ -232,13 +232,18 @@ func (c *cluster) waives(name string, failing int) string {
 	if r := bob.run(c.ok(name, "person", "invite", "-q", "bob"), "context", "create", "prod", "--use"); r.code != 0 {
 		c.t.Fatal(r)
 	}
-	c.refused(name, 1, "no person", nil, "compliance", "waive", "autolock-on", "--scope", "node/"+name, "--reason", "it moves", "--expires", "1d", "--approved-by", "carol")
-	waiver, _, _ := strings.Cut(c.ok(name, "compliance", "waive", "autolock-on", "--scope", "node/"+name, "--reason", "it moves", "--expires", "1d", "--approved-by", "bob"), "\n")
-	c.refused(name, 2, fmt.Sprintf("%d failed", failing), nil, "compliance", "run", "--scope", "node")
-	c.refused(name, 5, "", nil, "compliance", "approve", waiver)
-	bob.refused(5, "person:bob may not waiver.approve", "compliance", "approve", waiver)
+	seen := filepath.Join(c.t.TempDir(), "seen.json")
+	c.refused(name, 2, "failed", nil, "compliance", "run", "--scope", "node", "--format", "json", "--out", seen)
+	waive := func(approver string) []string {
+		return []string{"compliance", "waive", "autolock-on", "--scope", "node/" + name, "--report", seen, "--reason", "it moves", "--expires", "1d", "--approved-by", approver}
+	}
+	c.refused(name, 1, "no person", nil, waive("carol")...)
+	c.refused(name, 1, "person:bob may not waiver.approve", nil, waive("bob")...)
 	c.ok(name, "auth", "role", "create", "--verb", "waiver.approve", "--verb", "waiver.list", "approver")
 	c.ok(name, "auth", "bind", "approver", "person:bob")
+	waiver, _, _ := strings.Cut(c.ok(name, waive("bob")...), "\n")
+	c.refused(name, 2, fmt.Sprintf("%d failed", failing), nil, "compliance", "run", "--scope", "node")
+	c.refused(name, 5, "", nil, "compliance", "approve", waiver)
 	bob.ok("compliance", "approve", waiver)
 	c.refused(name, 2, fmt.Sprintf("%d failed and 0 could not be evaluated, 1 waived", failing-1), nil, "compliance", "run", "--scope", "node")
 	if out := c.on(name, "compliance", "run", "--scope", "node").stdout; !strings.Contains(out, "by person:bob: it moves; ") {

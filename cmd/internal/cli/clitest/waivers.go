@@ -18,7 +18,7 @@ func (n *Node) CreateWaiver(_ context.Context, r *controlpb.CreateWaiverRequest)
 	if r.GetApprover() != "bob" {
 		return nil, apierr.NotFound("see `redoubt person ls`", "there is no person %q to approve it", r.GetApprover())
 	}
-	w := &controlpb.WaiverView{Id: "w1", Control: r.GetControl(), NodeName: r.GetNode(), Reason: r.GetReason(), AskedBy: "root:m1", Approver: "person:bob", ExpiresAt: r.GetExpiresAt()}
+	w := &controlpb.WaiverView{Id: "w1", Control: r.GetControl(), NodeName: r.GetNode(), Reason: r.GetReason(), AskedBy: "root:m1", Approver: "person:bob", ExpiresAt: r.GetExpiresAt(), Evidence: r.GetEvidence()}
 	if r.GetNode() != "" {
 		w.NodeId = "id-of-" + r.GetNode()
 	}

@@ -33,7 +33,10 @@ type CreateWaiverRequest struct {
 	// Unix seconds.
 	ExpiresAt int64 `protobuf:"varint,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// The name of a person, who is not the caller.
-	Approver      string `protobuf:"bytes,5,opt,name=approver,proto3" json:"approver,omitempty"`
+	Approver string `protobuf:"bytes,5,opt,name=approver,proto3" json:"approver,omitempty"`
+	// What is waived of it: lines as a report has them; a last "*" stands for the rest of
+	// a line.
+	Evidence      []string `protobuf:"bytes,6,rep,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,6 +104,13 @@ func (x *CreateWaiverRequest) GetApprover() string {
 		return x.Approver
 	}
 	return ""
+}
+
+func (x *CreateWaiverRequest) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
 }
 
 type CreateWaiverResponse struct {
@@ -327,9 +337,10 @@ type WaiverView struct {
 	AskedBy  string `protobuf:"bytes,6,opt,name=asked_by,json=askedBy,proto3" json:"asked_by,omitempty"`
 	Approver string `protobuf:"bytes,7,opt,name=approver,proto3" json:"approver,omitempty"`
 	// Unix seconds; of the approval zero where there is none.
-	ExpiresAt     int64 `protobuf:"varint,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	ApprovedAt    int64 `protobuf:"varint,9,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
-	CreatedAt     int64 `protobuf:"varint,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	ExpiresAt     int64    `protobuf:"varint,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	ApprovedAt    int64    `protobuf:"varint,9,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	CreatedAt     int64    `protobuf:"varint,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Evidence      []string `protobuf:"bytes,11,rep,name=evidence,proto3" json:"evidence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -434,6 +445,13 @@ func (x *WaiverView) GetCreatedAt() int64 {
 	return 0
 }
 
+func (x *WaiverView) GetEvidence() []string {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type RemoveWaiverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -518,14 +536,15 @@ var File_cmd_internal_control_controlpb_waivers_proto protoreflect.FileDescripto
 
 const file_cmd_internal_control_controlpb_waivers_proto_rawDesc = "" +
 	"\n" +
-	",cmd/internal/control/controlpb/waivers.proto\x12\x12redoubt.control.v1\x1a\x1dpki/authz/authzpb/authz.proto\"\x96\x01\n" +
+	",cmd/internal/control/controlpb/waivers.proto\x12\x12redoubt.control.v1\x1a\x1dpki/authz/authzpb/authz.proto\"\xb2\x01\n" +
 	"\x13CreateWaiverRequest\x12\x18\n" +
 	"\acontrol\x18\x01 \x01(\tR\acontrol\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1d\n" +
 	"\n" +
 	"expires_at\x18\x04 \x01(\x03R\texpiresAt\x12\x1a\n" +
-	"\bapprover\x18\x05 \x01(\tR\bapprover\"&\n" +
+	"\bapprover\x18\x05 \x01(\tR\bapprover\x12\x1a\n" +
+	"\bevidence\x18\x06 \x03(\tR\bevidence\"&\n" +
 	"\x14CreateWaiverResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"&\n" +
 	"\x14ApproveWaiverRequest\x12\x0e\n" +
@@ -534,7 +553,7 @@ const file_cmd_internal_control_controlpb_waivers_proto_rawDesc = "" +
 	"\x06waiver\x18\x01 \x01(\v2\x1e.redoubt.control.v1.WaiverViewR\x06waiver\"\x14\n" +
 	"\x12ListWaiversRequest\"O\n" +
 	"\x13ListWaiversResponse\x128\n" +
-	"\awaivers\x18\x01 \x03(\v2\x1e.redoubt.control.v1.WaiverViewR\awaivers\"\x9a\x02\n" +
+	"\awaivers\x18\x01 \x03(\v2\x1e.redoubt.control.v1.WaiverViewR\awaivers\"\xb6\x02\n" +
 	"\n" +
 	"WaiverView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -550,7 +569,8 @@ const file_cmd_internal_control_controlpb_waivers_proto_rawDesc = "" +
 	"approvedAt\x12\x1d\n" +
 	"\n" +
 	"created_at\x18\n" +
-	" \x01(\x03R\tcreatedAt\"%\n" +
+	" \x01(\x03R\tcreatedAt\x12\x1a\n" +
+	"\bevidence\x18\v \x03(\tR\bevidence\"%\n" +
 	"\x13RemoveWaiverRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
 	"\x14RemoveWaiverResponse2\x85\x04\n" +
