@@ -41,15 +41,20 @@ func New(p *profile.Profile, cluster string, results []Result, waivers []Waiver,
 		r.Results = append(r.Results, clean(x))
 	}
 	r.waive(waivers, wanted)
-	slices.SortStableFunc(r.Results, func(a, b Result) int {
-		return cmp.Or(rank[a.Outcome]-rank[b.Outcome], grave[a.Severity]-grave[b.Severity], strings.Compare(a.Control, b.Control), strings.Compare(a.Target.String(), b.Target.String()))
-	})
+	r.sort()
 	said := r.said()
 	for _, q := range p.Requirements {
 		r.Requirements = append(r.Requirements, Requirement{q.ID, text(q.Title), text(q.Family), q.Coverage, q.Controls, text(q.Note), judge(q, said)})
 	}
 	r.Compliant = r.complies()
 	return r, nil
+}
+
+// sort puts what is bad first.
+func (r *Report) sort() {
+	slices.SortStableFunc(r.Results, func(a, b Result) int {
+		return cmp.Or(rank[a.Outcome]-rank[b.Outcome], grave[a.Severity]-grave[b.Severity], strings.Compare(a.Control, b.Control), strings.Compare(a.Target.String(), b.Target.String()))
+	})
 }
 
 // said counts the outcomes of each control.

@@ -107,6 +107,17 @@ func (r *Report) waive(all []Waiver, wanted []string) {
 	r.Results = append(r.Results, clean(r.ofWaivers()))
 }
 
+// WaiversUnknown says that there may be waivers, and why nobody could ask for them.
+// Then what fails counts, and the report does not comply: whether one has ended is not
+// known.
+func (r *Report) WaiversUnknown(why string) {
+	x := r.ofWaivers()
+	x.Outcome, x.Evidence = control.Error, []string{why}
+	r.Results = append(r.Results, clean(x))
+	r.sort()
+	r.Compliant = r.complies()
+}
+
 // ofWaivers is what comes of the waivers.
 func (r *Report) ofWaivers() Result {
 	x := Result{Control: WaiversControl, Title: "Every waiver is in use, has not ended, and is for all that fails", Severity: control.Medium, Target: Target{Kind: "cluster", Name: "cluster", ID: r.Cluster},
@@ -148,7 +159,7 @@ func (r *Report) checkWaivers() error {
 			return fmt.Errorf("waiver %q is out of bounds", w.ID)
 		}
 	}
-	said := false
+	said, unknown := false, false
 	for _, x := range r.Results {
 		w := r.WaiverOf(x)
 		if waived := x.Outcome == Waived; waived != (x.Waiver != "") || waived && (w.State != WaiverUsed || !w.covers(x) || len(w.unseen(x)) > 0) {
@@ -156,12 +167,12 @@ func (r *Report) checkWaivers() error {
 		}
 		if x.Control == WaiversControl {
 			said = true
-			if x.Outcome != r.ofWaivers().Outcome {
+			if unknown = x.Outcome == control.Error; !unknown && x.Outcome != r.ofWaivers().Outcome {
 				return fmt.Errorf("its waivers are not as it says")
 			}
 		}
 	}
-	if said != (len(r.Waivers) > 0) {
+	if said != (unknown || len(r.Waivers) > 0) || unknown && len(r.Waivers) > 0 {
 		return fmt.Errorf("its waivers are not as it says")
 	}
 	return nil

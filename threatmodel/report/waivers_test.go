@@ -82,6 +82,23 @@ func TestWaivers(t *testing.T) {
 	}
 }
 
+// TestWaiversUnknown: a report for which nobody could ask for waivers does not comply.
+func TestWaiversUnknown(t *testing.T) {
+	good := Result{Control: "lock", Title: "lock holds", Severity: control.High, Target: of("n1"), Outcome: control.Pass, Evidence: []string{"shut"}, Remedy: "mend lock"}
+	p := &profile.Profile{ID: "p", Title: "p", Requirements: []profile.Requirement{{ID: "q", Title: "q", Coverage: profile.Full, Controls: []string{"lock"}}}}
+	r, err := New(p, "c1", []Result{good}, nil, begun, ended)
+	if err != nil || !r.Compliant {
+		t.Fatal(err)
+	}
+	r.WaiversUnknown("no leader")
+	if x := r.Results[0]; r.Compliant || x.Control != WaiversControl || x.Outcome != control.Error || x.Evidence[0] != "no leader" {
+		t.Errorf("%v", r)
+	}
+	if _, err := Read(bytes.NewReader(written(t, r, "json"))); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWaivedReadBack: a report cannot waive what it has no waiver for.
 func TestWaivedReadBack(t *testing.T) {
 	text := string(written(t, waived(t, waiver("w1", "lock", of("n1"), begun.Add(time.Hour)), waiver("w2", "lock", of("n2"), begun.Add(time.Hour))), "json"))

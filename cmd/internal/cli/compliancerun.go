@@ -29,6 +29,7 @@ type judged struct {
 	scope   string // scopeNode: that alone was judged
 	cluster string // its id, where somebody said it
 	results []report.Result
+	worker  bool // it was judged by a node that is none of the managers
 }
 
 // judge runs the controls of a profile on what scope names.
@@ -47,11 +48,15 @@ func (a *app) judge(ctx context.Context, by, scope string) (*report.Report, erro
 	if j.scope == scopeNode {
 		p = p.Within(scopeNode, "one node", func(id string) bool { return !ofCluster(id) && !byRund(id) })
 	}
-	waivers, err := a.waivers(ctx)
-	if err != nil && slices.ContainsFunc(j.results, func(r report.Result) bool { return r.Outcome == control.Fail }) {
-		fmt.Fprintf(a.Stderr, "no waiver counts: %s\n", oneline.Error(err, maxWhyNot))
+	waivers, unasked := a.waivers(ctx)
+	if unasked != nil && slices.ContainsFunc(j.results, func(r report.Result) bool { return r.Outcome == control.Fail }) {
+		fmt.Fprintf(a.Stderr, "no waiver counts: %s\n", oneline.Error(unasked, maxWhyNot))
 	}
-	return report.New(p, j.cluster, j.results, waivers, begun, time.Now())
+	r, err := report.New(p, j.cluster, j.results, waivers, begun, time.Now())
+	if err == nil && unasked != nil && !j.worker { // a worker has none
+		r.WaiversUnknown(unasked.Error())
+	}
+	return r, err
 }
 
 // ofCluster reports whether the leader answers for the control of that id.
@@ -90,7 +95,7 @@ func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Cont
 	target, cluster := a.thisNode(ctx)
 	manager, err := n.Manager()
 	if scope == scopeNode || err == nil && !manager {
-		return judged{scopeNode, cluster, report.Of(target, results)}, nil
+		return judged{scopeNode, cluster, report.Of(target, results), err == nil && !manager}, nil
 	}
 	var all judged
 	if err == nil {
@@ -107,7 +112,7 @@ func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Cont
 		target.Name = r.Target.Name
 		return !byRund(r.Control)
 	})
-	return judged{scopeAll, cluster, append(report.Of(target, results), all.results...)}, nil
+	return judged{scope: scopeAll, cluster: cluster, results: append(report.Of(target, results), all.results...)}, nil
 }
 
 // thisNode is the node that a report is of, and its cluster. One that does not answer
@@ -157,8 +162,8 @@ func (a *app) judgeByLeader(ctx context.Context, asked []control.Control) (judge
 			if r.GetNode() != "" {
 				target = report.Target{Kind: scopeNode, Name: r.GetNodeName(), ID: r.GetNode()}
 			}
-			if slices.Contains(req.GetControls(), r.GetId()) {
-				j.results = append(j.results, answered(target, r))
+			if i := slices.IndexFunc(asked, func(c control.Control) bool { return c.ID == r.GetId() }); i >= 0 {
+				j.results = append(j.results, answered(target, asked[i], r))
 			}
 		}
 	})
@@ -166,15 +171,16 @@ func (a *app) judgeByLeader(ctx context.Context, asked []control.Control) (judge
 		return judged{}, err
 	}
 	j.cluster = cluster.ID
-	j.results = unjudged(cluster, j.results, asked, "the leader's version does not know this control: upgrade it")
+	j.results = unjudged(cluster, j.results, asked, "not judged: the leader does not answer for this control; upgrade it")
 	return j, nil
 }
 
-// answered is a result as the leader gave it. An outcome that is none that is known
-// here is no pass; what a control is called is what it is called there.
-func answered(t report.Target, r *controlpb.RunComplianceResponse) report.Result {
-	out := report.Result{Control: r.GetId(), Title: r.GetTitle(), Severity: control.Severity(r.GetSeverity()), Target: t, Outcome: control.Outcome(r.GetOutcome()), Evidence: r.GetEvidence(),
-		Remedy: r.GetRemedy(), Seconds: time.Duration(r.GetTook()).Seconds()}
+// answered is what the leader says of a control. An outcome that is none that is known
+// here is no pass. What the control is called, how bad it is where it fails, and above
+// all which command mends it, is not the leader's to say: somebody will run that.
+func answered(t report.Target, c control.Control, r *controlpb.RunComplianceResponse) report.Result {
+	out := report.Result{Control: c.ID, Title: c.Title, Severity: c.Severity, Target: t, Outcome: control.Outcome(r.GetOutcome()), Evidence: r.GetEvidence(),
+		Remedy: c.Remedy, Seconds: time.Duration(r.GetTook()).Seconds()}
 	if !slices.Contains([]control.Outcome{control.Pass, control.Fail, control.Error, control.NotApplicable}, out.Outcome) {
 		out.Evidence = append([]string{fmt.Sprintf("the leader answers %q", r.GetOutcome())}, out.Evidence...)
 		out.Outcome = control.Error
@@ -182,12 +188,30 @@ func answered(t report.Target, r *controlpb.RunComplianceResponse) report.Result
 	return out
 }
 
-// unjudged adds to results an error for each control of the cluster that was asked
-// for and is not among them.
-func unjudged(t report.Target, results []report.Result, asked []control.Control, why string) []report.Result {
+// unjudged adds to results an error for each control that was asked for and is not
+// among them: of the cluster, and of every node that was named, or of the cluster where
+// none was.
+func unjudged(cluster report.Target, results []report.Result, asked []control.Control, why string) []report.Result {
+	nodes := []report.Target{}
+	there := map[string]bool{}
+	for _, r := range results {
+		there[r.Control+" "+r.Target.ID] = true
+		if r.Target.Kind == scopeNode && !slices.Contains(nodes, r.Target) {
+			nodes = append(nodes, r.Target)
+		}
+	}
+	if len(nodes) == 0 {
+		nodes = append(nodes, cluster)
+	}
 	for _, c := range asked {
-		if c.OfCluster() && !slices.ContainsFunc(results, func(r report.Result) bool { return r.Control == c.ID }) {
-			results = append(results, report.Of(t, []control.Result{{Control: c, Outcome: control.Error, Evidence: []string{why}}})...)
+		of := nodes
+		if c.OfCluster() {
+			of = []report.Target{cluster}
+		}
+		for _, t := range of {
+			if !there[c.ID+" "+t.ID] {
+				results = append(results, report.Of(t, []control.Result{{Control: c, Outcome: control.Error, Evidence: []string{why}}})...)
+			}
 		}
 	}
 	return results

