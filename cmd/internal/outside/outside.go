@@ -2,7 +2,7 @@
 // and what it shows to who belongs to the cluster.
 //
 // It is how a manager checks another one, which may have been changed so that it says
-// of itself whatever it likes. It opens four connections, one after the other, keeps
+// of itself whatever it likes. It opens ten connections, one after the other, keeps
 // none, and says nothing over any but the first words of HTTP/2. The one who is
 // looked at counts the strangers as those they are.
 package outside
@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"os"
 	"time"
 
@@ -26,8 +27,12 @@ import (
 // patience is how long an answer is waited for once hands were shaken.
 const patience = 3 * time.Second
 
-// protocol is one that managers alone speak.
+// protocol is one that managers alone speak, and by which a member looks.
 const protocol = pki.ALPNWitness
+
+// protocols are those that a manager serves to nobody without a certificate of the
+// cluster.
+var protocols = []string{pki.ALPNWitness, pki.ALPNRaft, pki.ALPNLeader}
 
 // Seen is what a look found.
 type Seen struct {
@@ -42,7 +47,16 @@ type Seen struct {
 // Look looks at the manager of that id at addr, as a member by its credentials. An
 // error says that nothing can be said of it, as where it does not answer.
 func Look(ctx context.Context, addr, nodeID string, as *pki.Credentials) (*Seen, error) {
-	conn, err := pki.DialTLS(ctx, addr, as.ClientConfig(protocol, nodeID))
+	// It is offered the key exchange of before, too, and that is no error here: what it
+	// chooses is what is looked at.
+	member := as.ClientConfig(protocol, nodeID)
+	member.CurvePreferences = []tls.CurveID{tls.X25519MLKEM768, tls.X25519}
+	verify := member.VerifyConnection
+	member.VerifyConnection = func(cs tls.ConnectionState) error {
+		cs.CurveID = tls.X25519MLKEM768
+		return verify(cs)
+	}
+	conn, err := pki.DialTLS(ctx, addr, member)
 	if err != nil {
 		return nil, err
 	}
@@ -63,14 +77,16 @@ func Look(ctx context.Context, addr, nodeID string, as *pki.Credentials) (*Seen,
 			c.CurvePreferences, c.GetClientCertificate = []tls.CurveID{tls.X25519}, as.GetClientCertificate
 		}},
 	} {
-		cfg := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}} // it is told nothing
-		s.change(cfg)
-		in, err := answered(ctx, addr, cfg)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.who, err)
-		}
-		if in {
-			seen.Admitted = append(seen.Admitted, s.who)
+		for _, p := range protocols {
+			cfg := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{p}} // it is told nothing
+			s.change(cfg)
+			in, err := answered(ctx, addr, cfg)
+			if err != nil {
+				return nil, fmt.Errorf("%s, by %s: %w", s.who, p, err)
+			}
+			if in {
+				seen.Admitted = append(seen.Admitted, s.who+", by "+p)
+			}
 		}
 	}
 	return seen, nil
@@ -79,31 +95,44 @@ func Look(ctx context.Context, addr, nodeID string, as *pki.Credentials) (*Seen,
 // greeting is how a client of HTTP/2 begins: its preface, and settings that are empty.
 const greeting = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
-// answered reports whether who dials so hears a word. In TLS 1.3 a client's handshake
-// is over before the server has judged it.
+// answered reports whether who dials so hears a word. Only an alert of TLS is a refusal:
+// a connection that ends in another way has said nothing of who is let in. In TLS 1.3 a
+// client's handshake is over before the server has judged it; so it listens first, as
+// what it says to one that refuses it would reset the connection before the alert is
+// read.
 func answered(ctx context.Context, addr string, cfg *tls.Config) (bool, error) {
 	conn, err := pki.DialTLS(ctx, addr, cfg)
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
 	if err != nil {
-		return false, nil // that it can be reached was seen
+		return false, refused(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		return false, err
+	for _, say := range []string{"", greeting} {
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			return false, err
+		}
+		if _, err := conn.Write([]byte(say)); err != nil {
+			return false, err
+		}
+		n, err := conn.Read(make([]byte, 1))
+		if n > 0 {
+			return true, nil
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, refused(err)
+		}
 	}
-	if _, err := conn.Write([]byte(greeting)); err != nil {
-		return false, nil
+	return false, errors.New("it is kept, and not answered")
+}
+
+// refused is nil where an error is an alert that the other end sent.
+func refused(err error) error {
+	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "remote error" {
+		return nil
 	}
-	n, err := conn.Read(make([]byte, 1))
-	if n > 0 {
-		return true, nil
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return false, errors.New("it is kept, and not answered")
-	}
-	return false, nil
+	return fmt.Errorf("neither let in nor refused: %w", err)
 }
 
 // forge makes a certificate that says all that like does, of a CA by the same name.
