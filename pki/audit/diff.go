@@ -16,9 +16,14 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
+// policies are the tables of documents that say what may be, by the field that has the
+// document: it is no secret, and a record has it whole.
+var policies = map[string]protoreflect.Name{"access_policies": "text", "image_policies": "document"}
+
 // changesOf says what a transaction does, as far as it fits.
 func changesOf(tx *raftstore.Tx, r *auditpb.Record) {
 	room := changesBytes
+	var values []value
 	for c := range tx.Changes() {
 		out := &auditpb.Change{Table: c.Table, Id: c.ID, Kind: auditpb.Change_KIND_UPDATED}
 		shown := c.New
@@ -31,27 +36,27 @@ func changesOf(tx *raftstore.Tx, r *auditpb.Record) {
 			out.Kind = auditpb.Change_KIND_CREATED
 		}
 		out.Name = clip(nameOf(shown), maxValue)
-		if room -= len(out.Table) + len(out.Id) + len(out.Name) + 2*fieldOverhead; room < 0 {
+		cost := len(out.Table) + len(out.Id) + len(out.Name) + 2*fieldOverhead
+		if room-cost < changesBytes/2 { // the rest is for what was changed of them
 			r.Omitted++
 			continue
 		}
+		room -= cost
 		r.Changes = append(r.Changes, out)
-		if c.New == nil {
-			continue
-		}
-		var old protoreflect.Message
+		var old, now protoreflect.Message
 		if c.Old != nil {
 			old = c.Old.ProtoReflect()
 		}
-		d := differ{most: maxValue, elements: maxElements, stored: true, emit: func(path, was, is string) {
-			if room -= len(path) + len(was) + len(is) + fieldOverhead; room < 0 {
-				r.Omitted++
-				return
-			}
-			out.Fields = append(out.Fields, &auditpb.Field{Path: path, Old: was, New: is})
+		if c.New != nil {
+			now = c.New.ProtoReflect()
+		}
+		document := policies[c.Table]
+		d := differ{most: maxValue, elements: maxElements, stored: true, document: document, emit: func(path, was, is string) {
+			values = append(values, value{change: out, path: path, old: was, new: is, document: path == string(document)})
 		}}
-		d.messages("", old, c.New.ProtoReflect())
+		d.messages("", old, now)
 	}
+	r.Omitted += fit(values, room)
 }
 
 // Describe is all that a request says, whole, for those who are to approve it: such
@@ -93,13 +98,15 @@ func nameIn(m protoreflect.Message) string {
 // differ tells values that are others than before, by their paths.
 type differ struct {
 	emit func(path, was, is string)
-	// most bounds a value that is shown, in bytes; elements what is looked at of one
-	// list or map.
+	// most bounds the key of a map in a path, in bytes; elements what is looked at of
+	// one list or map.
 	most, elements int
 	// stored: what is compared are objects of a table.
 	stored bool
 	// open: bytes are shown that no field says to be.
 	open bool
+	// document is a field whose bytes are a text that everybody may read.
+	document protoreflect.Name
 }
 
 // messages compares two messages of one type; nil is one that is not there.
@@ -230,7 +237,7 @@ func (d differ) secret(fd protoreflect.FieldDescriptor) bool {
 	if fd.IsMap() {
 		fd = fd.MapValue()
 	}
-	return !d.open && fd.Kind() == protoreflect.BytesKind && !proto.GetExtension(o, secrecypb.E_Open).(bool)
+	return !d.open && fd.Name() != d.document && fd.Kind() == protoreflect.BytesKind && !proto.GetExtension(o, secrecypb.E_Open).(bool)
 }
 
 // shown is a value in words; empty for one that is not there.
@@ -245,19 +252,25 @@ func (d differ) shown(fd protoreflect.FieldDescriptor, v protoreflect.Value, hid
 	}
 	switch fd.Kind() {
 	case protoreflect.BytesKind:
-		return clip(fmt.Sprintf("%x", v.Bytes()), d.most)
+		if fd.Name() == d.document {
+			return valid(string(v.Bytes()))
+		}
+		return fmt.Sprintf("%x", v.Bytes())
 	case protoreflect.EnumKind:
 		if e := fd.Enum().Values().ByNumber(v.Enum()); e != nil {
 			return string(e.Name())
 		}
 		return fmt.Sprint(v.Enum())
 	}
-	return clip(v.String(), d.most)
+	return valid(v.String())
 }
+
+// valid is a text in UTF-8.
+func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
 
 // clip shortens a text, and keeps it UTF-8.
 func clip(s string, n int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
+	s = valid(s)
 	if len(s) <= n {
 		return s
 	}

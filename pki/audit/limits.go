@@ -12,6 +12,12 @@ const (
 	// texts.
 	changesBytes  = 6 << 10
 	fieldOverhead = 12
+	// documentBytes is what the texts of policies may come to beside that, and
+	// omittedBytes the paths of what there is no room for.
+	documentBytes = 16 << 10
+	omittedBytes  = 2 << 10
+	// documentOverhead is what the field of such a text has beside it.
+	documentOverhead = 512
 	// maxActs bounds what is told of a request, maxObject a name in it.
 	maxActs, maxObject = 8, 128
 	// maxDenied bounds the refusals that are told apart within a minute, maxDeniedAtOnce

@@ -5,8 +5,8 @@ const (
 	segmentLevel = 10
 	// SegmentEntries is how many entries a full segment has.
 	SegmentEntries = 1 << segmentLevel
-	// MaxRecordBytes bounds one record.
-	MaxRecordBytes = 8 << 10
+	// MaxRecordBytes bounds one record: the text of a policy is in one whole.
+	MaxRecordBytes = 32 << 10
 	// MaxEntries bounds the log: at a thousand records a minute it lasts for five
 	// hundred years. The roots of as many have 8 MiB.
 	MaxEntries = 1 << 28

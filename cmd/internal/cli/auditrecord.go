@@ -71,6 +71,23 @@ type fieldJSON struct {
 	Path string `json:"path"`
 	Old  string `json:"old,omitempty"`
 	New  string `json:"new,omitempty"`
+	// What the texts are the beginning of, where they are not all.
+	OldCut *cutJSON `json:"old_cut,omitempty"`
+	NewCut *cutJSON `json:"new_cut,omitempty"`
+	// Omitted is how many values of that kind of path the record does not have.
+	Omitted uint32 `json:"omitted,omitempty"`
+}
+
+type cutJSON struct {
+	Bytes  uint64 `json:"bytes"`
+	SHA256 string `json:"sha256"`
+}
+
+func cutOf(c *auditpb.Cut) *cutJSON {
+	if c == nil {
+		return nil
+	}
+	return &cutJSON{c.GetBytes(), hex.EncodeToString(c.GetSha256())}
 }
 
 // exportedJSON has what is hashed, too.
@@ -107,7 +124,7 @@ func recordOf(v *controlpb.RecordView) (recordJSON, error) {
 	for _, ch := range r.GetChanges() {
 		change := changeJSON{Table: ch.GetTable(), ID: ch.GetId(), Name: ch.GetName(), Kind: enumName(ch.GetKind(), "KIND_")}
 		for _, f := range ch.GetFields() {
-			change.Fields = append(change.Fields, fieldJSON{f.GetPath(), f.GetOld(), f.GetNew()})
+			change.Fields = append(change.Fields, fieldJSON{f.GetPath(), f.GetOld(), f.GetNew(), cutOf(f.GetOldCut()), cutOf(f.GetNewCut()), f.GetOmitted()})
 		}
 		out.Changes = append(out.Changes, change)
 	}

@@ -37,6 +37,8 @@ const (
 	Outcome_OUTCOME_READ Outcome = 3
 	// Something is not as it was left: the reason says what.
 	Outcome_OUTCOME_FAULT Outcome = 4
+	// It was begun, and nothing says yet that it was done.
+	Outcome_OUTCOME_BEGUN Outcome = 5
 )
 
 // Enum value maps for Outcome.
@@ -47,6 +49,7 @@ var (
 		2: "OUTCOME_DENIED",
 		3: "OUTCOME_READ",
 		4: "OUTCOME_FAULT",
+		5: "OUTCOME_BEGUN",
 	}
 	Outcome_value = map[string]int32{
 		"OUTCOME_UNSPECIFIED": 0,
@@ -54,6 +57,7 @@ var (
 		"OUTCOME_DENIED":      2,
 		"OUTCOME_READ":        3,
 		"OUTCOME_FAULT":       4,
+		"OUTCOME_BEGUN":       5,
 	}
 )
 
@@ -485,7 +489,7 @@ type Change struct {
 	Id    string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Name  string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
 	Kind  Change_Kind            `protobuf:"varint,4,opt,name=kind,proto3,enum=redoubt.audit.v1.Change_Kind" json:"kind,omitempty"`
-	// What is another than before. Of what was removed nothing is said.
+	// What is another than before; of what was removed, all that it was.
 	Fields        []*Field `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -560,9 +564,15 @@ func (x *Change) GetFields() []*Field {
 type Field struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in spec.ports[0].target.
-	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	Old           string `protobuf:"bytes,2,opt,name=old,proto3" json:"old,omitempty"`
-	New           string `protobuf:"bytes,3,opt,name=new,proto3" json:"new,omitempty"`
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Old  string `protobuf:"bytes,2,opt,name=old,proto3" json:"old,omitempty"`
+	New  string `protobuf:"bytes,3,opt,name=new,proto3" json:"new,omitempty"`
+	// Set where a text is not all of it.
+	OldCut *Cut `protobuf:"bytes,4,opt,name=old_cut,json=oldCut,proto3" json:"old_cut,omitempty"`
+	NewCut *Cut `protobuf:"bytes,5,opt,name=new_cut,json=newCut,proto3" json:"new_cut,omitempty"`
+	// How many values are not here for want of room: those whose paths are this one
+	// with something in the place of each "[…]". What they are is in new_cut.
+	Omitted       uint32 `protobuf:"varint,6,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -618,6 +628,82 @@ func (x *Field) GetNew() string {
 	return ""
 }
 
+func (x *Field) GetOldCut() *Cut {
+	if x != nil {
+		return x.OldCut
+	}
+	return nil
+}
+
+func (x *Field) GetNewCut() *Cut {
+	if x != nil {
+		return x.NewCut
+	}
+	return nil
+}
+
+func (x *Field) GetOmitted() uint32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+// Cut is what a text is the beginning of: its length in bytes and its SHA-256. Of
+// values that are not here it is that of, one after the other, path, old and new,
+// each behind its length (u32, big-endian).
+type Cut struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         uint64                 `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Sha256        []byte                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Cut) Reset() {
+	*x = Cut{}
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Cut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Cut) ProtoMessage() {}
+
+func (x *Cut) ProtoReflect() protoreflect.Message {
+	mi := &file_pki_audit_auditpb_audit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Cut.ProtoReflect.Descriptor instead.
+func (*Cut) Descriptor() ([]byte, []int) {
+	return file_pki_audit_auditpb_audit_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Cut) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Cut) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
 var File_pki_audit_auditpb_audit_proto protoreflect.FileDescriptor
 
 const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
@@ -664,17 +750,24 @@ const file_pki_audit_auditpb_audit_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_CREATED\x10\x01\x12\x10\n" +
 	"\fKIND_UPDATED\x10\x02\x12\x10\n" +
-	"\fKIND_REMOVED\x10\x03\"?\n" +
+	"\fKIND_REMOVED\x10\x03\"\xb9\x01\n" +
 	"\x05Field\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x10\n" +
 	"\x03old\x18\x02 \x01(\tR\x03old\x12\x10\n" +
-	"\x03new\x18\x03 \x01(\tR\x03new*m\n" +
+	"\x03new\x18\x03 \x01(\tR\x03new\x12.\n" +
+	"\aold_cut\x18\x04 \x01(\v2\x15.redoubt.audit.v1.CutR\x06oldCut\x12.\n" +
+	"\anew_cut\x18\x05 \x01(\v2\x15.redoubt.audit.v1.CutR\x06newCut\x12\x18\n" +
+	"\aomitted\x18\x06 \x01(\rR\aomitted\"3\n" +
+	"\x03Cut\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256*\x80\x01\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fOUTCOME_DONE\x10\x01\x12\x12\n" +
 	"\x0eOUTCOME_DENIED\x10\x02\x12\x10\n" +
 	"\fOUTCOME_READ\x10\x03\x12\x11\n" +
-	"\rOUTCOME_FAULT\x10\x04B6Z4github.com/redoubt-cluster/redoubt/pki/audit/auditpbb\x06proto3"
+	"\rOUTCOME_FAULT\x10\x04\x12\x11\n" +
+	"\rOUTCOME_BEGUN\x10\x05B6Z4github.com/redoubt-cluster/redoubt/pki/audit/auditpbb\x06proto3"
 
 var (
 	file_pki_audit_auditpb_audit_proto_rawDescOnce sync.Once
@@ -689,7 +782,7 @@ func file_pki_audit_auditpb_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_pki_audit_auditpb_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pki_audit_auditpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_pki_audit_auditpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_pki_audit_auditpb_audit_proto_goTypes = []any{
 	(Outcome)(0),     // 0: redoubt.audit.v1.Outcome
 	(Change_Kind)(0), // 1: redoubt.audit.v1.Change.Kind
@@ -698,6 +791,7 @@ var file_pki_audit_auditpb_audit_proto_goTypes = []any{
 	(*Caller)(nil),   // 4: redoubt.audit.v1.Caller
 	(*Change)(nil),   // 5: redoubt.audit.v1.Change
 	(*Field)(nil),    // 6: redoubt.audit.v1.Field
+	(*Cut)(nil),      // 7: redoubt.audit.v1.Cut
 }
 var file_pki_audit_auditpb_audit_proto_depIdxs = []int32{
 	0, // 0: redoubt.audit.v1.Record.outcome:type_name -> redoubt.audit.v1.Outcome
@@ -706,11 +800,13 @@ var file_pki_audit_auditpb_audit_proto_depIdxs = []int32{
 	3, // 3: redoubt.audit.v1.Record.imported:type_name -> redoubt.audit.v1.Imported
 	1, // 4: redoubt.audit.v1.Change.kind:type_name -> redoubt.audit.v1.Change.Kind
 	6, // 5: redoubt.audit.v1.Change.fields:type_name -> redoubt.audit.v1.Field
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	7, // 6: redoubt.audit.v1.Field.old_cut:type_name -> redoubt.audit.v1.Cut
+	7, // 7: redoubt.audit.v1.Field.new_cut:type_name -> redoubt.audit.v1.Cut
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_pki_audit_auditpb_audit_proto_init() }
@@ -724,7 +820,7 @@ func file_pki_audit_auditpb_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pki_audit_auditpb_audit_proto_rawDesc), len(file_pki_audit_auditpb_audit_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
