@@ -2,7 +2,6 @@ package audit
 
 import (
 	"context"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -10,15 +9,18 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/strangers"
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
 
 // Denials makes records of calls that were refused: one at once where a caller is
 // refused what it was not within the minute, and one at the minute's end that says
-// how often since. Who did not say who it is is counted by the host it called from,
-// and has a record at the minute's end alone. So nobody can fill the log, nor slow
-// others down, by being refused. It may be used concurrently; somebody runs Run.
+// how often since. Who is refused more kinds of calls than are counted apart is
+// counted by its name. Who did not say who it is is counted by the source it called
+// from, and has a record at the minute's end alone. So nobody can fill the log, nor
+// slow others down, by being refused; and who is not known takes no place of those who
+// are. It may be used concurrently; somebody runs Run.
 type Denials struct {
 	log *Log
 	// send commits records, or has the leader do it.
@@ -30,11 +32,32 @@ type Denials struct {
 
 	mu     sync.Mutex // guards the rest
 	counts map[denied]*count
-	firsts int // records of this minute that were due at once
+	held   [tables]int // counts by their table
+	firsts int         // records of this minute that were due at once
 }
 
-// denied is what refusals are counted by.
-type denied struct{ who, method, host string }
+// denied is what refusals are counted by. Without anything else than a table it stands
+// for all that there is no other place for in that.
+type denied struct {
+	table             table
+	who, method, host string
+}
+
+// table is one of those that share places.
+type table int
+
+const (
+	byCall   table = iota // what a known caller is refused
+	byName                // a known caller, whatever else it is refused
+	bySource              // callers that are not known
+	tables
+)
+
+// places are how many are told apart within a minute.
+var places = [tables]int{byCall: maxDenied, byName: maxDeniedNames, bySource: maxDeniedSources}
+
+// rest reports whether it stands for what there is no other place for.
+func (k denied) rest() bool { return k == denied{table: k.table} }
 
 type count struct {
 	record *auditpb.Record
@@ -50,34 +73,40 @@ func NewDenials(l *Log, send func(context.Context, []*auditpb.Record) error, los
 // Refused counts a refusal. It never waits.
 func (d *Denials) Refused(id authz.Identity, method, reason string) {
 	known := id.NodeID != "" || id.Person != "" || id.User != "" || id.LocalRoot
-	host := ""
-	if id.Source != nil {
-		host = addressOf(id.Source)
-		if h, _, err := net.SplitHostPort(host); err == nil {
-			host = h
-		}
+	source := "nowhere"
+	if at, ok := strangers.SourceOf(id.Source); ok {
+		source = strings.TrimSuffix(strangers.SourceKey(at), "/32")
+	} else if id.Source != nil {
+		source = addressOf(id.Source)
 	}
-	key := denied{host: host}
+	keys := []denied{{table: bySource, host: source}, {table: bySource}}
 	if known {
-		key.who, key.method = id.String(), method
+		keys = []denied{{byCall, id.String(), method, source}, {table: byName, who: id.String()}, {table: byName}}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	c := d.counts[key]
-	if c == nil && len(d.counts) >= maxDenied {
-		key = denied{}
-		c = d.counts[key]
+	var key denied
+	var c *count
+	for _, key = range keys {
+		if c = d.counts[key]; c != nil || key.rest() || d.held[key.table] < places[key.table] {
+			break
+		}
 	}
 	if c == nil {
-		c = &count{record: &auditpb.Record{Request: ident.New()[:12], Outcome: auditpb.Outcome_OUTCOME_DENIED,
-			Caller: &auditpb.Caller{Name: "callers that are not known", Manager: d.log.Manager, Address: clip(host, maxValue)}}}
+		c = &count{record: &auditpb.Record{Request: ident.New()[:12], Outcome: auditpb.Outcome_OUTCOME_DENIED, Reason: clip(reason, maxReason),
+			Caller: &auditpb.Caller{Name: "callers that are not known", Manager: d.log.Manager}}}
 		switch {
-		case key == denied{}:
+		case key.rest() && known:
 			c.record.Caller.Name = "callers beyond those that are counted"
-		case known:
+		case key.rest():
+			c.record.Caller.Name = "callers that are not known, beyond those that are counted"
+		case key.table == byCall:
 			c.record.Caller, c.record.Method = d.log.caller(id), clip(strings.TrimPrefix(method, "/"), maxValue)
+		case key.table == byName:
+			c.record.Caller, c.record.Reason = d.log.caller(id), clip("several calls, the first of them: "+reason, maxReason)
+		default:
+			c.record.Caller.Address = clip(source, maxValue)
 		}
-		c.record.Reason = clip(reason, maxReason)
 		if c.due = known && d.firsts < maxDeniedAtOnce; c.due {
 			d.firsts++
 			select {
@@ -86,6 +115,9 @@ func (d *Denials) Refused(id authz.Identity, method, reason string) {
 			}
 		}
 		d.counts[key] = c
+		if !key.rest() {
+			d.held[key.table]++
+		}
 	}
 	c.times++
 }
@@ -103,7 +135,7 @@ func (d *Denials) take(all bool) (out []*auditpb.Record) {
 	}
 	if all {
 		clear(d.counts)
-		d.firsts = 0
+		d.held, d.firsts = [tables]int{}, 0
 	}
 	return out
 }
@@ -113,14 +145,20 @@ func (d *Denials) Run(ctx context.Context) error {
 	minute := time.NewTicker(time.Minute)
 	defer minute.Stop()
 	for {
+		all := false
 		select {
 		case <-d.kick:
-			d.flush(ctx, false)
 		case <-minute.C:
-			d.flush(ctx, true)
+			all = true
 		case <-ctx.Done():
+		}
+		if ctx.Err() != nil {
+			late, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTimeout)
+			defer cancel()
+			d.flush(late, true)
 			return ctx.Err()
 		}
+		d.flush(ctx, all)
 	}
 }
 
@@ -139,7 +177,7 @@ func (d *Denials) flush(ctx context.Context, all bool) {
 // Commit appends records of refusals, this manager's or those that manager from
 // told of. It is the leader's.
 func (l *Log) Commit(ctx context.Context, from string, records []*auditpb.Record) error {
-	for _, r := range records[:min(len(records), maxDenied+1)] {
+	for _, r := range records[:min(len(records), maxDenied+maxDeniedNames+maxDeniedSources+int(tables))] {
 		told := &auditpb.Record{Request: clip(r.GetRequest(), maxObject), Outcome: auditpb.Outcome_OUTCOME_DENIED, Method: clip(r.GetMethod(), maxValue),
 			Reason: clip(r.GetReason(), maxReason), Times: r.GetTimes(), Caller: proto.CloneOf(r.GetCaller())}
 		if told.Caller == nil {

@@ -91,7 +91,7 @@ func TestDenials(t *testing.T) {
 		for _, r := range sent {
 			times += r.GetTimes()
 		}
-		if len(sent) > maxDenied+1+maxDeniedAtOnce || times != 5000 {
+		if len(sent) > maxDenied+maxDeniedNames+1+maxDeniedAtOnce || times != 5000 {
 			t.Errorf("%d records of %d refusals", len(sent), times)
 		}
 		fail = true
@@ -106,6 +106,55 @@ func TestDenials(t *testing.T) {
 		cancel()
 		<-ended
 	})
+}
+
+// sentAtEnd is what is told of refusals within one minute that ends with Run.
+func sentAtEnd(t *testing.T, refuse func(*Denials)) (out []*auditpb.Record) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	d := NewDenials(&Log{Manager: "m1"}, func(ctx context.Context, r []*auditpb.Record) error {
+		out = append(out, r...)
+		return ctx.Err()
+	}, func(n int, err error) { t.Errorf("%d records are lost: %v", n, err) })
+	refuse(d)
+	cancel()
+	if err := d.Run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Run: %v", err)
+	}
+	return out
+}
+
+// TestStrangersTakeNoNames: however many sources there are of which nobody knows who
+// calls, whoever is known is told by name; and who is refused more than is counted apart
+// is, too.
+func TestStrangersTakeNoNames(t *testing.T) {
+	w1 := authz.Identity{NodeID: "w1", Source: from("10.0.0.1")}
+	ann := authz.Identity{Person: "ann", Source: from("10.0.0.9")}
+	var times, strangers, anns uint32
+	sources := map[string]bool{}
+	for _, r := range sentAtEnd(t, func(d *Denials) {
+		for i := range 5000 {
+			d.Refused(authz.Identity{Source: from(fmt.Sprintf("10.1.%d.%d", i/250, i%250))}, "/a.B/C", "a certificate is needed here")
+			d.Refused(authz.Identity{Source: from(fmt.Sprintf("2001:db8::%x", i))}, "/a.B/C", "a certificate is needed here")
+			d.Refused(w1, fmt.Sprint("/a.B/C", i), "it is for others")
+		}
+		d.Refused(ann, "/a.B/C", "ann may not")
+	}) {
+		times += r.GetTimes()
+		switch c := r.GetCaller(); {
+		case c.GetPerson() == "ann":
+			anns++
+		case c.GetNode() == "":
+			strangers++
+			sources[c.GetAddress()] = true
+		}
+	}
+	if anns != 1 {
+		t.Errorf("ann is told %d times", anns)
+	}
+	if strangers > maxDeniedSources+1 || !sources["2001:db8::/64"] || !sources["10.1.0.0"] || times != 3*5000+1 {
+		t.Errorf("%d records of strangers, from %v; %d refusals of %d", strangers, sources, times, 3*5000+1)
+	}
 }
 
 // TestCommit takes of what another manager tells what a refusal has, and bounds it.

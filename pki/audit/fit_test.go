@@ -37,7 +37,7 @@ func TestPolicyIsWhole(t *testing.T) {
 		}
 		return r
 	}
-	long := strings.Repeat("permit (principal, action, resource);\n", 400)[:15<<10]
+	long := strings.Repeat("permit (principal, action, resource);\n", 500)[:15<<10]
 	if f := put(long).GetChanges()[0].GetFields()[0]; f.GetPath() != "text" || f.GetNew() != long || f.GetNewCut() != nil {
 		t.Errorf("%d bytes of it", len(f.GetNew()))
 	}

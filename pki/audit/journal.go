@@ -69,6 +69,8 @@ func outcomeOf(l Line) auditpb.Outcome {
 		return auditpb.Outcome_OUTCOME_FAULT
 	case l.Outcome == "denied" || l.Outcome == "wrong key":
 		return auditpb.Outcome_OUTCOME_DENIED
+	case l.Outcome == "begun":
+		return auditpb.Outcome_OUTCOME_BEGUN
 	}
 	return auditpb.Outcome_OUTCOME_DONE
 }

@@ -17,7 +17,7 @@ func TestOfJournal(t *testing.T) {
 	signed := line(1, "sign-renew", "ok")
 	signed.Node, signed.Role, signed.Keys = "n1", "worker", []string{"aa"}
 	lines := []Line{signed, line(2, "sign-renew", "ok"), line(3, "unlock", "wrong key"), line(4, "unlock", "wrong key"), line(5, "unlock", "ok"),
-		line(6, "sign-workloads", "ok"), line(7, "open-and-seal", "ok"), line(8, "sign-workloads", "ok"), line(9, "sign-workloads", "denied"), line(10, "journal", "damaged")}
+		line(6, "sign-workloads", "ok"), line(7, "open-and-seal", "ok"), line(8, "sign-workloads", "ok"), line(9, "sign-workloads", "denied"), line(10, "journal", "damaged"), line(11, "init", "begun")}
 	type want struct {
 		method      string
 		outcome     auditpb.Outcome
@@ -27,7 +27,7 @@ func TestOfJournal(t *testing.T) {
 	}
 	const done, denied, fault = auditpb.Outcome_OUTCOME_DONE, auditpb.Outcome_OUTCOME_DENIED, auditpb.Outcome_OUTCOME_FAULT
 	wants := []want{{"keyd/sign-renew", done, 1, 1, 0, ""}, {"keyd/sign-renew", done, 2, 2, 0, ""}, {"keyd/unlock", denied, 3, 4, 2, "wrong key"}, {"keyd/unlock", done, 5, 5, 0, ""},
-		{"keyd/routine", done, 6, 8, 3, ""}, {"keyd/sign-workloads", denied, 9, 9, 0, ""}, {"keyd/journal", fault, 10, 10, 0, "damaged"}}
+		{"keyd/routine", done, 6, 8, 3, ""}, {"keyd/sign-workloads", denied, 9, 9, 0, ""}, {"keyd/journal", fault, 10, 10, 0, "damaged"}, {"keyd/init", auditpb.Outcome_OUTCOME_BEGUN, 11, 11, 0, "begun"}}
 	got := OfJournal("m1", lines)
 	if len(got) != len(wants) {
 		t.Fatalf("%d records: %v", len(got), got)

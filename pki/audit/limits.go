@@ -20,10 +20,14 @@ const (
 	documentOverhead = 512
 	// maxActs bounds what is told of a request, maxObject a name in it.
 	maxActs, maxObject = 8, 128
-	// maxDenied bounds the refusals that are told apart within a minute, maxDeniedAtOnce
-	// those that have a record at once, and maxDeniedBytes one that another manager
-	// tells of.
-	maxDenied, maxDeniedAtOnce, maxDeniedBytes = 128, 32, 2 << 10
+	// maxDenied bounds the refused calls that are told apart within a minute,
+	// maxDeniedNames the callers that are refused others, and maxDeniedSources those of
+	// callers that are not known; maxDeniedAtOnce those that have a record at once, and
+	// maxDeniedBytes one that another manager tells of.
+	maxDenied, maxDeniedNames, maxDeniedSources = 128, 128, 64
+	maxDeniedAtOnce, maxDeniedBytes             = 32, 2 << 10
+	// lastTimeout bounds the wait for the last of them.
+	lastTimeout = 2 * time.Second
 	// maxElements bounds what is looked at of one list or map.
 	maxElements = 4096
 )
