@@ -33,7 +33,8 @@ func (a *app) auditLsCmd() *cobra.Command {
 		Use: "ls", Short: "List records of the audit log",
 		Long: `ls lists the newest records of the audit log, or those from a number on: who
 changed what, from where, what was refused, and what was read that not everybody
-may know. Filters apply to the records that were asked for.`,
+may know. MANAGER is who answered the call, and whose word it is where it was
+refused. Filters apply to the records that were asked for.`,
 		Example: `  redoubt audit ls
   redoubt audit ls --last 1000 --filter verb=node.revoke
   redoubt audit ls --filter person=alice --filter outcome=denied
@@ -53,13 +54,13 @@ may know. Filters apply to the records that were asked for.`,
 						return nil
 					}
 					ids, objects = append(ids, strconv.FormatUint(r.Number, 10)), append(objects, r)
-					rows = append(rows, []string{strconv.FormatUint(r.Number, 10), r.Time.Format(time.RFC3339), r.Caller.Name, r.does(), out.text(r.what()), r.Outcome})
+					rows = append(rows, []string{strconv.FormatUint(r.Number, 10), r.Time.Format(time.RFC3339), r.Caller.Name, r.does(), out.text(r.what()), shortID(r.Caller.Manager), r.Outcome})
 					return nil
 				})
 				if err != nil {
 					return err
 				}
-				return out.list(a.Stdout, ids, objects, []string{"NUMBER", "TIME", "WHO", "DID", "TO", "OUTCOME"}, rows)
+				return out.list(a.Stdout, ids, objects, []string{"NUMBER", "TIME", "WHO", "DID", "TO", "MANAGER", "OUTCOME"}, rows)
 			})
 		},
 	}
@@ -72,7 +73,7 @@ may know. Filters apply to the records that were asked for.`,
 }
 
 func recordFilter(f *filterFlag, c *cobra.Command) {
-	f.add(c, "outcome=done|denied|read|fault", "verb", "who", "node", "person", "request", "table", "id", "name")
+	f.add(c, "outcome=done|denied|read|fault|begun", "verb", "who", "node", "person", "request", "table", "id", "name")
 }
 
 func (a *app) auditTailCmd() *cobra.Command {

@@ -223,7 +223,7 @@ var syslogLine = regexp.MustCompile(`^<\d{1,3}>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\
 // TestRecordFormats has what callers write into records in the formats: nothing of
 // it ends a field, a record or a line.
 func TestRecordFormats(t *testing.T) {
-	for _, nasty := range []string{"plain", `"]|=\`, "a\nb\r\nCEF:0|x", "\x1b[31m\x00", "é\u2028ü", strings.Repeat("x", 500), "] <110>1 ", ""} {
+	for _, nasty := range []string{"plain", "ends in |", `"]|=\`, "a\nb\r\nCEF:0|x", "\x1b[31m\x00", "é\u2028ü", strings.Repeat("x", 500), "] <110>1 ", ""} {
 		views := someRecords(t, 1, func(r *auditpb.Record) {
 			r.Outcome, r.Reason, r.Verbs, r.Caller.Name, r.Caller.Manager, r.Request, r.Times = auditpb.Outcome_OUTCOME_DENIED, nasty, []string{"v" + nasty}, nasty, nasty, nasty, 3
 		})

@@ -33,6 +33,9 @@ func (r recordJSON) host() netip.Addr {
 	if at, err := netip.ParseAddrPort(r.Caller.Address); err == nil {
 		return at.Addr().Unmap()
 	}
+	if of, err := netip.ParsePrefix(r.Caller.Address); err == nil { // callers that are counted together
+		return of.Addr()
+	}
 	at, err := netip.ParseAddr(r.Caller.Address)
 	if err != nil {
 		return netip.Addr{}
@@ -55,12 +58,14 @@ func cefOf(r exportedJSON) string {
 		severity = 9
 	}
 	var b strings.Builder
+	first := true
 	fmt.Fprintf(&b, "CEF:0|Redoubt|redoubt|%s|%s|%s|%d|", cefHeader.Replace(version.String()), cefHeader.Replace(r.verb()), cefHeader.Replace(r.does()), severity)
 	add := func(key, value string) {
 		if value != "" {
-			if b.String()[b.Len()-1] != '|' {
+			if !first {
 				b.WriteByte(' ')
 			}
+			first = false
 			b.WriteString(key + "=" + cefValue.Replace(value))
 		}
 	}
