@@ -155,6 +155,7 @@ func (p *Port) dispatchSpliced(ctx context.Context, in *incoming, m mode, giveHa
 		return false, err
 	}
 	if err := p.cfg.Admit(pki.ALPNLeader, peer); err != nil {
+		p.refused(peer, in.RemoteAddr(), pki.ALPNLeader, err)
 		return false, err
 	}
 	source, err := readSource(outer)
@@ -181,9 +182,13 @@ func (p *Port) handshake(ctx context.Context, in *incoming, alpn string, creds *
 	if err := below.Begin(queue); err != nil {
 		return nil, nil, err
 	}
-	conn := tls.Server(below, creds.ServerConfig(alpn))
+	var forged error
+	conn := tls.Server(below, serverConfig(creds, alpn, &forged))
 	err := conn.HandshakeContext(ctx)
 	below.End()
+	if forged != nil {
+		p.refused(nil, in.RemoteAddr(), alpn, forged)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -210,6 +215,7 @@ func (p *Port) serve(ctx context.Context, in *incoming, alpn string, m mode, cre
 			// A node or person that was removed should hear it. It gets as far as a
 			// caller without a certificate, and each call is refused again.
 			if told = led(alpn) && authz.RefusalOf(err) != nil; !told {
+				p.refused(peer, in.RemoteAddr(), alpn, err)
 				return false, err
 			}
 		}

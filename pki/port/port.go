@@ -26,7 +26,7 @@ type Leader struct {
 	Address string
 }
 
-// Config is what a Port needs; every field but Limits is required.
+// Config is what a Port needs; every field is required but Limits and Refused.
 type Config struct {
 	// Listener is the TCP listener. Serve closes it.
 	Listener net.Listener
@@ -38,9 +38,14 @@ type Config struct {
 	// which authz.RefusalOf knows the reason is let in for a moment, so that its
 	// call can be answered with that reason: the listener's server must refuse
 	// it as Admit does.
-	Admit  func(alpn string, p *authz.Peer) error
-	Logger *slog.Logger
-	Limits Limits
+	Admit func(alpn string, p *authz.Peer) error
+	// Refused is told of those whose certificate does not verify, of whom nothing is
+	// known but where they are, and of those that Admit refuses and that make no call
+	// which is refused again; method is "port/" and the protocol. It must not wait.
+	// May be nil.
+	Refused func(id authz.Identity, method, reason string)
+	Logger  *slog.Logger
+	Limits  Limits
 }
 
 // Port is port 2377. It begins locked. Safe for concurrent use.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -40,7 +41,8 @@ type host struct {
 	leader atomic.Pointer[Leader]
 
 	mu sync.Mutex
-	// Both are guarded by mu.
+	// All are guarded by mu.
+	heard   []string // of whom, where and why Refused was told
 	denied  map[string]bool
 	removed map[string]*pkipb.Node
 }
@@ -62,6 +64,12 @@ func newHost(t *testing.T, ca *pkitest.CA, limits Limits) *host {
 	h.leader.Store(&Leader{Self: true})
 	h.Port, err = New(Config{
 		Listener: l, Boot: h.node.Boot, Logger: slog.New(slog.DiscardHandler), Limits: limits,
+		Refused: func(id authz.Identity, method, reason string) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			host, _, _ := net.SplitHostPort(id.Source.String())
+			h.heard = append(h.heard, strings.Join([]string{id.NodeID, host, method, reason}, " "))
+		},
 		Admit: func(_ string, p *authz.Peer) error {
 			h.mu.Lock()
 			defer h.mu.Unlock()

@@ -86,7 +86,7 @@ func (n *Node) serveManager(ctx context.Context, ready func(), left **request, d
 		return fmt.Errorf("%w: free the port, or set node.listen", err)
 	}
 	admit := &admission{}
-	p, err := port.New(port.Config{Listener: listener, Boot: boot, Admit: admit.admit, Logger: n.log.With("part", "port")})
+	p, err := port.New(port.Config{Listener: listener, Boot: boot, Admit: admit.admit, Refused: admit.tell, Logger: n.log.With("part", "port")})
 	if err != nil {
 		listener.Close()
 		return err
@@ -324,6 +324,14 @@ func (n *Node) serveRequests(ctx context.Context, otherwise error, left **reques
 // store is open.
 type admission struct {
 	decide atomic.Pointer[func(alpn string, p *authz.Peer) error]
+	// refused is told of those that are refused; nil: there is no audit log yet.
+	refused atomic.Pointer[func(id authz.Identity, method, reason string)]
+}
+
+func (a *admission) tell(id authz.Identity, method, reason string) {
+	if refused := a.refused.Load(); refused != nil {
+		(*refused)(id, method, reason)
+	}
 }
 
 func (a *admission) admit(alpn string, p *authz.Peer) error {

@@ -142,6 +142,9 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	}})
 	decide := m.admitTo(az)
 	admit.decide.Store(&decide)
+	tell := denials.Refused
+	admit.refused.Store(&tell)
+	defer admit.refused.Store(nil)
 	p.Unlock(k.creds, m.leader)
 	defer p.Lock()
 
