@@ -52,7 +52,7 @@ type NextKeyset struct {
 func KeysToRetire(r raftstore.Reader, leaving *pkipb.Node) (keys [][]byte) {
 	seen := map[string]bool{}
 	for m := range store.Nodes.By(r, "role", profile.RoleName(profilepb.Role_ROLE_MANAGER)) {
-		if key := certifiedKeydKey(m); key != nil && !m.GetDenied() && m.GetId() != leaving.GetId() {
+		if key := CertifiedKeydKey(m); key != nil && !m.GetDenied() && m.GetId() != leaving.GetId() {
 			seen[string(key)] = true
 		}
 	}
@@ -64,7 +64,7 @@ func KeysToRetire(r raftstore.Reader, leaving *pkipb.Node) (keys [][]byte) {
 			}
 		}
 	}
-	add(certifiedKeydKey(leaving))
+	add(CertifiedKeydKey(leaving))
 	add(leaving.GetGivenKeydKeys()...)
 	for n := range store.Nodes.All(r) {
 		add(n.GetGivenKeydKeys()...)
@@ -72,8 +72,8 @@ func KeysToRetire(r raftstore.Reader, leaving *pkipb.Node) (keys [][]byte) {
 	return keys
 }
 
-// certifiedKeydKey is the keyd key in a manager's leaf on record.
-func certifiedKeydKey(n *pkipb.Node) []byte {
+// CertifiedKeydKey is the keyd key in a manager's leaf on record.
+func CertifiedKeydKey(n *pkipb.Node) []byte {
 	leaf, err := x509.ParseCertificate(n.GetLeaf())
 	if err != nil {
 		return nil

@@ -178,7 +178,10 @@ type AuditKey struct {
 	// A note's verifier key: name, hash and key.
 	Key string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	// When it was met first, by the leader's clock, Unix seconds.
-	MetAt         int64 `protobuf:"varint,4,opt,name=met_at,json=metAt,proto3" json:"met_at,omitempty"`
+	MetAt int64 `protobuf:"varint,4,opt,name=met_at,json=metAt,proto3" json:"met_at,omitempty"`
+	// A manager's: its keyd key then, as its certificate had it. While that is the same
+	// no other key is taken for it.
+	KeydKey       []byte `protobuf:"bytes,5,opt,name=keyd_key,json=keydKey,proto3" json:"keyd_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -239,6 +242,13 @@ func (x *AuditKey) GetMetAt() int64 {
 		return x.MetAt
 	}
 	return 0
+}
+
+func (x *AuditKey) GetKeydKey() []byte {
+	if x != nil {
+		return x.KeydKey
+	}
+	return nil
 }
 
 // KeydJournal is how far the journal of a manager's keyd is in the audit log.
@@ -335,12 +345,13 @@ const file_pki_pkipb_checkpoint_proto_rawDesc = "" +
 	"\fAuditDissent\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06forked\x18\x03 \x01(\bR\x06forked:\x04\xe8\xe5\x18\x03\"y\n" +
+	"\x06forked\x18\x03 \x01(\bR\x06forked:\x04\xe8\xe5\x18\x03\"\x94\x01\n" +
 	"\bAuditKey\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
 	"\x03key\x18\x03 \x01(\tR\x03key\x12\x15\n" +
-	"\x06met_at\x18\x04 \x01(\x03R\x05metAt:\x04\xe8\xe5\x18\x03\"\x89\x01\n" +
+	"\x06met_at\x18\x04 \x01(\x03R\x05metAt\x12\x19\n" +
+	"\bkeyd_key\x18\x05 \x01(\fR\akeydKey:\x04\xe8\xe5\x18\x03\"\x89\x01\n" +
 	"\vKeydJournal\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +

@@ -17,6 +17,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -133,7 +134,11 @@ func (m *managerState) makeCheckpoint(ctx context.Context) error {
 	}
 	self := m.store.NodeID()
 	c := checkpoint.Checkpoint{Cluster: m.n.who().ClusterID, Incarnation: signed.GetIncarnation(), Size: size, Root: root}
-	made := assembly{c: c, keys: []string{checkpoint.ClusterKey(c, signed.GetKey())}, lines: []string{checkpoint.ClusterLine(c, signed.GetKey(), signed.GetSignature())}}
+	pins, err := m.auditPins()
+	if err != nil {
+		return err
+	}
+	made := assembly{c: c, pins: pins, keys: []string{checkpoint.ClusterKey(c, signed.GetKey())}, lines: []string{checkpoint.ClusterLine(c, signed.GetKey(), signed.GetSignature())}}
 	made.add(self, &pkipb.CosignResponse{Cosignature: signed.GetCosignature(), Key: signed.GetOwnKey(), At: signed.GetAt(), Incarnation: signed.GetIncarnation()}, nil)
 	for id, a := range m.cosignatures(ctx, c) {
 		made.add(id, a.resp, a.err)
@@ -196,6 +201,46 @@ type assembly struct {
 	c           checkpoint.Checkpoint
 	keys, lines []string // the cluster's first, then those of who signed
 	dissents    []*pkipb.AuditDissent
+	pins        map[string]string // the key of a manager, by its id, where it has signed before
+}
+
+// auditPins are the keys with which the managers that have signed go on to sign: what
+// redoubtd of a manager says that its key is counts once for each keyd key that was
+// certified for it.
+func (m *managerState) auditPins() (map[string]string, error) {
+	pins := map[string]string{}
+	err := m.store.View(func(r *raftstore.ReadTx) error {
+		for _, k := range auditKeys(r) {
+			if id := m.auditKeyOf(k); id != "" && pins[id] == "" && bytes.Equal(k.GetKeydKey(), keydKeyOf(r, id)) {
+				pins[id] = k.GetKey()
+			}
+		}
+		return nil
+	})
+	return pins, err
+}
+
+// auditKeys are all, those that were met first before others.
+func auditKeys(r raftstore.Reader) []*pkipb.AuditKey {
+	return slices.SortedFunc(pkistore.AuditKeys.All(r), func(a, b *pkipb.AuditKey) int { return cmp.Compare(a.GetMetAt(), b.GetMetAt()) })
+}
+
+// auditKeyOf is the manager whose key it is; empty: it is the cluster's.
+func (m *managerState) auditKeyOf(k *pkipb.AuditKey) string {
+	name, err := checkpoint.CheckKey(k.GetKey())
+	if err != nil {
+		return ""
+	}
+	return checkpoint.NodeOf(m.n.who().ClusterID, name)
+}
+
+// keydKeyOf is the keyd key that is certified for a manager; nil: none is.
+func keydKeyOf(r raftstore.Reader, id string) []byte {
+	n, there := pkistore.Nodes.Get(r, id)
+	if !there {
+		return nil
+	}
+	return pki.CertifiedKeydKey(n)
 }
 
 // maxDissent bounds a reason, in bytes.
@@ -214,11 +259,15 @@ func (a *assembly) add(id string, resp *pkipb.CosignResponse, err error) {
 	default:
 		key := checkpoint.ManagerKey(a.c.Cluster, id, resp.GetKey())
 		line := checkpoint.ManagerLine(a.c.Cluster, id, resp.GetKey(), resp.GetAt(), resp.GetCosignature())
-		if _, err := checkpoint.Open(checkpoint.Note(a.c, line), []string{key}); err == nil {
+		_, err := checkpoint.Open(checkpoint.Note(a.c, line), []string{key})
+		pin := a.pins[id]
+		if err == nil && (pin == "" || pin == key) {
 			a.keys, a.lines = append(a.keys, key), append(a.lines, line)
 			return
 		}
-		d.Reason = "its signature is not valid"
+		if d.Reason = "its signature is not valid"; err == nil {
+			d.Reason = "it signs with another key than before, and its keyd is the same"
+		}
 	}
 	if len(d.Reason) > maxDissent {
 		d.Reason = d.Reason[:maxDissent]
@@ -265,7 +314,7 @@ func (m *managerState) recordCheckpoint(ctx context.Context, a *assembly) error 
 		return err
 	}
 	if len(fresh) > 0 {
-		if err := m.store.Update(m.records().Own(ctx, "audit keys"), func(tx *raftstore.Tx) error { return putAuditKeys(tx, fresh, time.Now()) }); err != nil {
+		if err := m.store.Update(m.records().Own(ctx, "audit keys"), func(tx *raftstore.Tx) error { return m.putAuditKeys(tx, fresh, time.Now()) }); err != nil {
 			return err
 		}
 	}
@@ -288,16 +337,34 @@ func auditKeyID(key string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// putAuditKeys adds keys, in place of the oldest where there are too many.
-func putAuditKeys(tx *raftstore.Tx, fresh []string, now time.Time) error {
-	all := slices.SortedFunc(pkistore.AuditKeys.All(tx), func(a, b *pkipb.AuditKey) int { return cmp.Compare(a.GetMetAt(), b.GetMetAt()) })
-	for ; len(all) > 0 && len(all)+len(fresh) > checkpoint.MaxKeys; all = all[1:] {
-		if err := pkistore.AuditKeys.Delete(tx, all[0].GetId()); err != nil {
+// putAuditKeys adds keys, in place of the oldest of managers that are gone where there
+// are too many. A checkpoint that somebody keeps has the cluster's signature: that is
+// never without its key.
+func (m *managerState) putAuditKeys(tx *raftstore.Tx, fresh []string, now time.Time) error {
+	all := auditKeys(tx)
+	room := checkpoint.MaxKeys - len(all)
+	for _, k := range all {
+		if room >= len(fresh) {
+			break
+		}
+		id := m.auditKeyOf(k)
+		if n, there := pkistore.Nodes.Get(tx, id); id == "" || there && !n.GetDenied() {
+			continue
+		}
+		if err := pkistore.AuditKeys.Delete(tx, k.GetId()); err != nil {
 			return err
 		}
+		room++
 	}
-	for _, k := range fresh {
-		if err := pkistore.AuditKeys.Put(tx, &pkipb.AuditKey{Id: auditKeyID(k), Key: k, MetAt: now.Unix()}); err != nil {
+	if room < len(fresh) {
+		return fmt.Errorf("there is no room for another key of the audit log: %d are kept, and each is the cluster's or of a node that is there", len(all))
+	}
+	for _, key := range fresh {
+		k := &pkipb.AuditKey{Id: auditKeyID(key), Key: key, MetAt: now.Unix()}
+		if id := m.auditKeyOf(k); id != "" {
+			k.KeydKey = keydKeyOf(tx, id)
+		}
+		if err := pkistore.AuditKeys.Put(tx, k); err != nil {
 			return err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -242,5 +243,81 @@ func TestWhoDoesNotSign(t *testing.T) {
 	a.c.Size++
 	if err := a.check(); err == nil {
 		t.Error("signatures on another checkpoint are taken")
+	}
+}
+
+// TestKeyIsPinned: a manager that signed goes on to sign with the same key, whatever
+// else its redoubtd says that its key is; and no key of the cluster's, nor of a node
+// that is there, makes room for another.
+func TestKeyIsPinned(t *testing.T) {
+	w, k := newCheckWorld(t)
+	w.record(t, "one")
+	if err := w.m.makeCheckpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := k.own
+	_, other, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.own = other
+	w.record(t, "two")
+	if err := w.m.makeCheckpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rec, signed := w.kept(t)
+	if len(signed.By) != 1 || len(rec.GetDissents()) != 1 || !strings.Contains(rec.GetDissents()[0].GetReason(), "another key than before") {
+		t.Errorf("another key is taken: %v, %v", signed.By, rec.GetDissents())
+	}
+	k.own = first
+	w.record(t, "three")
+	if err := w.m.makeCheckpoint(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if rec, signed := w.kept(t); len(signed.By) != 2 || len(rec.GetDissents()) != 0 {
+		t.Errorf("the first key is not taken: %v, %v", signed.By, rec.GetDissents())
+	}
+
+	key := func(node string) string {
+		public, _, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if node == "" {
+			return checkpoint.ClusterKey(checkpoint.Checkpoint{Cluster: k.cluster, Incarnation: 1, Size: 1}, public)
+		}
+		return checkpoint.ManagerKey(k.cluster, node, public)
+	}
+	add := func(keys ...string) error {
+		return w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error { return w.m.putAuditKeys(tx, keys, time.Now().Add(-time.Hour)) })
+	}
+	there, gone := ident.New(), key(ident.New())
+	if err := w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+		return pkistore.Nodes.Put(tx, &pkipb.Node{Id: there, Name: "manager-2"})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// What this manager signs with is of no node in this store, so that it would make
+	// room too: as many as there may be, but for that one.
+	if err := w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+		return pkistore.Nodes.Put(tx, &pkipb.Node{Id: k.node, Name: "manager-1"})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	many := []string{gone}
+	for i := range checkpoint.MaxKeys - 3 {
+		many = append(many, key([]string{"", there}[i%2]))
+	}
+	if err := add(many...); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(key(there)); err != nil {
+		t.Errorf("a key of a node that is gone makes no room: %v", err)
+	}
+	if err := add(key(there)); err == nil {
+		t.Error("a key that is needed made room")
+	}
+	if rec, signed := w.kept(t); len(signed.By) != 2 {
+		t.Errorf("the checkpoint cannot be opened any more: %v, %v", rec, signed.By)
 	}
 }
