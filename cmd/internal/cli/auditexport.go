@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -49,6 +50,11 @@ come again, and none is left out.`,
 			case follow || caFile != "" || cursorFile != "":
 				return usagef("--follow, --ca and --cursor go with --to")
 			}
+			if name, err := a.contextInUse(); err != nil {
+				return err
+			} else if follow && name != "" {
+				return usagef("--follow does not go by context %s, whose certificate ends while it runs: have it run on a manager, or leave it out and export again from time to time", name)
+			}
 			api, err := a.dial(c.Context())
 			if err != nil {
 				return err
@@ -60,9 +66,9 @@ come again, and none is left out.`,
 				}
 			}
 			for {
-				resp, err := api.ListRecords(c.Context(), &controlpb.ListRecordsRequest{From: from, Count: maxRecords})
+				resp, err := recordsFrom(c.Context(), api, from)
 				if err != nil {
-					return apiclient.Err(err)
+					return err
 				}
 				records := resp.GetRecords()
 				switch {
@@ -100,6 +106,32 @@ come again, and none is left out.`,
 	c.Flags().BoolVar(&follow, "follow", false, "go on with records as they come, until it is interrupted")
 	fixed(c, "as", slices.Sorted(maps.Keys(recordFormats))...)
 	return c
+}
+
+// recordsFrom asks for the records from a number on, and holds the answer against what
+// was asked: those that it has are all that there are from there on, in order, and there
+// are none only where the log ends.
+func recordsFrom(ctx context.Context, api *api, from uint64) (*controlpb.ListRecordsResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	resp, err := api.ListRecords(ctx, &controlpb.ListRecordsRequest{From: from, Count: maxRecords})
+	if err != nil {
+		return nil, apiclient.Err(err)
+	}
+	switch records := resp.GetRecords(); {
+	case from > resp.GetSize():
+		return nil, failf(ExitError, "the audit log has %d records, and %d were there before, or were asked for: see `redoubt audit verify`", resp.GetSize(), from)
+	case len(records) == 0 && from < resp.GetSize():
+		return nil, failf(ExitError, "the audit log has %d records, and the leader gives none from %d on: see `redoubt audit verify`", resp.GetSize(), from)
+	case uint64(len(records)) > min(resp.GetSize()-from, maxRecords):
+		return nil, failf(ExitError, "the leader gives %d records from %d on, and the audit log has %d: see `redoubt audit verify`", len(records), from, resp.GetSize())
+	}
+	for i, r := range resp.GetRecords() {
+		if want := from + uint64(i); r.GetNumber() != want {
+			return nil, failf(ExitError, "the leader gives record %d in the place of %d: see `redoubt audit verify`", r.GetNumber(), want)
+		}
+	}
+	return resp, nil
 }
 
 func (a *app) printRecords(records []*controlpb.RecordView, encode func(exportedJSON) ([]byte, error)) error {

@@ -257,3 +257,38 @@ func TestRecordFormats(t *testing.T) {
 		}
 	}
 }
+
+// liarAPI answers as it likes.
+type liarAPI struct {
+	controlpb.AuditClient
+	resp *controlpb.ListRecordsResponse
+}
+
+func (l liarAPI) ListRecords(context.Context, *controlpb.ListRecordsRequest, ...grpc.CallOption) (*controlpb.ListRecordsResponse, error) {
+	return l.resp, nil
+}
+
+// TestRecordsFrom: a leader that leaves records out, gives others, or has fewer than
+// before is not believed.
+func TestRecordsFrom(t *testing.T) {
+	all := someRecords(t, 5, nil)
+	for name, tc := range map[string]struct {
+		records []*controlpb.RecordView
+		size    uint64
+		ok      bool
+	}{
+		"all":          {all[2:], 5, true},
+		"the first":    {all[2:4], 5, true},
+		"none there":   {nil, 2, true},
+		"none of some": {nil, 5, false},
+		"one left out": {[]*controlpb.RecordView{all[2], all[4]}, 5, false},
+		"others":       {all[:2], 5, false},
+		"shortened":    {nil, 1, false},
+		"too many":     {all[2:], 3, false},
+	} {
+		_, err := recordsFrom(t.Context(), &api{AuditClient: liarAPI{resp: &controlpb.ListRecordsResponse{Records: tc.records, Size: tc.size}}}, 2)
+		if (err == nil) != tc.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

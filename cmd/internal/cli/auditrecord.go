@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
 	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 )
@@ -237,20 +239,39 @@ type provedJSON struct {
 }
 
 func (a *app) auditProveCmd() *cobra.Command {
-	return &cobra.Command{
+	var file, keysFile string
+	c := &cobra.Command{
 		Use: "prove NUMBER", Short: "Prove that a record is in the audit log",
 		Long: `prove prints a record with the root of the log and the hashes that lead from one
 to the other (RFC 6962, section 2.1.1), as JSON, once it has followed them itself.
-A leaf is SHA-256 of a zero byte, index and clock of eight bytes each, and record.`,
-		Example: `  redoubt audit prove 1042`,
-		Args:    args(1, 1),
+A leaf is SHA-256 of a zero byte, index and clock of eight bytes each, and record.
+
+The root is the leader's word. With --checkpoint it is that of a checkpoint which was
+kept outside of the cluster, once a signature on that is good.`,
+		Example: `  redoubt audit prove 1042
+  redoubt audit prove 1042 --checkpoint /mnt/worm/checkpoint.2026-11-01 --keys /mnt/worm/keys`,
+		Args: args(1, 1),
 		RunE: func(c *cobra.Command, given []string) error {
 			n, err := recordNumber(given[0])
 			if err != nil {
 				return err
 			}
+			kept, err := readKept(file, keysFile)
+			if err != nil {
+				return err
+			}
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
-				resp, err := api.ProveRecord(ctx, &controlpb.ProveRecordRequest{Number: n})
+				req := &controlpb.ProveRecordRequest{Number: n}
+				var signed checkpoint.Signed
+				if kept != nil {
+					if signed, err = kept.open(ctx, api); err != nil {
+						return err
+					}
+					if req.Size = signed.Size; n >= signed.Size {
+						return failf(ExitError, "the checkpoint is of %d records: record %d is newer", signed.Size, n)
+					}
+				}
+				resp, err := api.ProveRecord(ctx, req)
 				if err != nil {
 					return err
 				}
@@ -258,10 +279,16 @@ A leaf is SHA-256 of a zero byte, index and clock of eight bytes each, and recor
 				if err != nil {
 					return err
 				}
+				if kept != nil && (resp.GetSize() != signed.Size || !bytes.Equal(resp.GetRoot(), signed.Root[:])) {
+					return failf(ExitError, "record %d is not proved to be one of the checkpoint's: the audit log was rewritten, see `redoubt audit verify --checkpoint`", n)
+				}
 				return printJSON(a.Stdout, v)
 			})
 		},
 	}
+	c.Flags().StringVar(&file, "checkpoint", "", "a file with a checkpoint that was kept")
+	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it, in place of those that the cluster tells")
+	return c
 }
 
 // proved follows a proof.

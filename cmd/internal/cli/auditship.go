@@ -78,11 +78,13 @@ func (s *shipment) begin(ctx context.Context, api *api) (next uint64, err error)
 	if err := d.Decode(&c); err != nil || d.Decode(new(any)) != io.EOF || c.Format != cursorFormat || c.Next == 0 {
 		return 0, failf(ExitError, "--cursor %s is none, or damaged: without it all records are sent again", s.cursor)
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	resp, err := api.ListRecords(ctx, &controlpb.ListRecordsRequest{From: c.Next - 1, Count: 1})
 	if err != nil {
 		return 0, apiclient.Err(err)
 	}
-	if len(resp.GetRecords()) == 0 || leafOf(resp.GetRecords()[0]) != c.Leaf {
+	if len(resp.GetRecords()) == 0 || resp.GetRecords()[0].GetNumber() != c.Next-1 || leafOf(resp.GetRecords()[0]) != c.Leaf {
 		return 0, failf(ExitError, "record %d is not the one that was sent: the audit log was restored from a backup, or see `redoubt audit verify`; without %s all records are sent again", c.Next-1, s.cursor)
 	}
 	return c.Next, nil

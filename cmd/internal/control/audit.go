@@ -74,6 +74,11 @@ func (s *Server) ProveRecord(ctx context.Context, req *controlpb.ProveRecordRequ
 		return nil, err
 	}
 	size := r.Log.Size()
+	if of := req.GetSize(); of > size {
+		return nil, apierr.NotFound("", "the audit log has %d records, not %d", size, of)
+	} else if of > 0 {
+		size = of
+	}
 	if req.GetNumber() >= size {
 		return nil, apierr.NotFound("", "the audit log has no record %d: it has %d", req.GetNumber(), size)
 	}

@@ -68,6 +68,9 @@ func (n *Node) ProveRecord(_ context.Context, req *controlpb.ProveRecordRequest)
 		return nil, err
 	}
 	size := r.Log.Size()
+	if req.GetSize() > 0 {
+		size = min(size, req.GetSize())
+	}
 	if req.GetNumber() >= size {
 		return nil, apierr.NotFound("", "the audit log has no record %d: it has %d", req.GetNumber(), size)
 	}

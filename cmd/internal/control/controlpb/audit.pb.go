@@ -212,8 +212,10 @@ func (x *RecordView) GetRecord() []byte {
 }
 
 type ProveRecordRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// In the tree of so many records, the first ones; 0: of all.
+	Size          uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -251,6 +253,13 @@ func (*ProveRecordRequest) Descriptor() ([]byte, []int) {
 func (x *ProveRecordRequest) GetNumber() uint64 {
 	if x != nil {
 		return x.Number
+	}
+	return 0
+}
+
+func (x *ProveRecordRequest) GetSize() uint64 {
+	if x != nil {
+		return x.Size
 	}
 	return 0
 }
@@ -777,9 +786,10 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x14\n" +
 	"\x05clock\x18\x03 \x01(\x03R\x05clock\x12\x16\n" +
-	"\x06record\x18\x04 \x01(\fR\x06record\",\n" +
+	"\x06record\x18\x04 \x01(\fR\x06record\"@\n" +
 	"\x12ProveRecordRequest\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number\"\x8b\x01\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\x8b\x01\n" +
 	"\x13ProveRecordResponse\x126\n" +
 	"\x06record\x18\x01 \x01(\v2\x1e.redoubt.control.v1.RecordViewR\x06record\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
