@@ -197,3 +197,22 @@ func TestGetCheckpoint(t *testing.T) {
 		t.Errorf("%v, %v", resp, err)
 	}
 }
+
+// TestProveOfFormer: a record is proved in the tree of fewer records, as a kept
+// checkpoint is of, and in none of more than there are.
+func TestProveOfFormer(t *testing.T) {
+	w, own := logWorld(t, 5)
+	root, err := own.Root(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := w.api.ProveRecord(t.Context(), &controlpb.ProveRecordRequest{Number: 1, Size: 3})
+	if err != nil || resp.GetSize() != 3 || string(resp.GetRoot()) != string(root[:]) {
+		t.Errorf("%v, %v", resp, err)
+	}
+	for _, bad := range []*controlpb.ProveRecordRequest{{Number: 3, Size: 3}, {Number: 1, Size: own.Log.Size() + 1}} {
+		if resp, err := w.api.ProveRecord(t.Context(), bad); err == nil {
+			t.Errorf("%v: %v", bad, resp)
+		}
+	}
+}
