@@ -51,13 +51,13 @@ and take care of such copies. It is refused while a manager is away, unless
 
 // changeSlots has the leader change the slots, and follows it.
 func (a *app) changeSlots(ctx context.Context, wait time.Duration, what string, begin func(context.Context, *api) (func() (*controlpb.RotateSlotResponse, error), error)) error {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, wait)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	recv, err := begin(ctx, c)
 	if err != nil {
 		return apiclient.Err(err)

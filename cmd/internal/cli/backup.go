@@ -58,13 +58,11 @@ func (a *app) runBackupCreate(ctx context.Context, path string) (err error) {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return apierr.Exists("give another name", "%s exists already", path)
 	}
-	ctx, cancel := context.WithTimeout(ctx, backupTimeout)
-	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, backupTimeout)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	f, err := os.CreateTemp(filepath.Dir(path), ".redoubt-backup-*") // mode 0600
 	if err != nil {
 		return cannotWrite(path, err)

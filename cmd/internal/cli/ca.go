@@ -83,13 +83,11 @@ func (a *app) runCARotate(ctx context.Context, f caRotation) error {
 	if f.expiry < 0 || f.expiry%time.Second != 0 || f.expiry > 366*24*time.Hour {
 		return usagef("--cert-expiry %v: give hours, 1h to 2160h", f.expiry)
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.wait)
-	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, f.wait)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	switch {
 	case f.watch:
 	case f.abort:

@@ -93,13 +93,11 @@ func (a *app) runCAExternalSet(ctx context.Context, url string, f caExternal) er
 
 // changeExternal does it, and follows the nodes as a rotation does.
 func (a *app) changeExternal(ctx context.Context, f caRotation, do func(context.Context, *api) (away []string, _ error)) error {
-	ctx, cancel := context.WithTimeout(ctx, f.wait)
-	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, f.wait)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	away, err := do(ctx, c)
 	if err != nil {
 		return apiclient.Err(err)

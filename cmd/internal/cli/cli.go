@@ -24,6 +24,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/redoubt-cluster/redoubt/cmd/internal/contexts"
 )
 
 // Env is everything the command touches of the process it runs in.
@@ -32,19 +34,24 @@ type Env struct {
 	Stdout io.Writer
 	Stderr io.Writer
 	Getenv func(string) string
+	// Terminal opens the one that the command was typed at, for questions whatever Stdin
+	// is; the caller closes it.
+	Terminal func() (*os.File, error)
 }
 
 // System is the real process.
 func System() Env {
-	return Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}
+	return Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
+		Terminal: func() (*os.File, error) { return os.OpenFile("/dev/tty", os.O_RDWR, 0) }}
 }
 
 // app is one run of the command.
 type app struct {
 	Env
-	host    string          // --host
-	context string          // --context
-	noticed map[string]bool // notices that were shown
+	host    string           // --host
+	context string           // --context
+	opened  *contexts.Opened // the context in use, once it was opened
+	noticed map[string]bool  // notices that were shown
 }
 
 // Main runs the command and returns its exit code.

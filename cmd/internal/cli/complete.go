@@ -17,11 +17,12 @@ const completeTimeout = 2 * time.Second
 // completion is what fills in names where a shell asks for them.
 type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective)
 
-// names completes with what fetch finds; where the node does not answer there
-// is nothing to offer, and no error on the operator's line.
+// names completes with what fetch finds; where the node does not answer, or would be
+// asked only after somebody typed a passphrase, there is nothing to offer, and no error
+// or question on the operator's line.
 func (a *app) names(max int, fetch func(context.Context, *api) ([]string, error)) completion {
 	return func(c *cobra.Command, given []string, prefix string) ([]string, cobra.ShellCompDirective) {
-		if max >= 0 && len(given) >= max {
+		if max >= 0 && len(given) >= max || a.asks() {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		var found []string

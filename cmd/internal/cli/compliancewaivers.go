@@ -206,7 +206,7 @@ func unixUTC(unix int64) time.Time { return time.Unix(unix, 0).UTC() }
 // waivers are those that were approved, as a report takes them.
 func (a *app) waivers(ctx context.Context) ([]report.Waiver, error) {
 	var all []report.Waiver
-	return all, a.within(ctx, statusTimeout, func(ctx context.Context, api *api) error {
+	return all, a.with(ctx, func(ctx context.Context, api *api) error {
 		r, err := api.ListWaivers(ctx, &controlpb.ListWaiversRequest{})
 		for _, w := range r.GetWaivers() {
 			if w.GetApprovedAt() == 0 {

@@ -78,18 +78,39 @@ func (a *app) contextInUse() (string, error) {
 	return s.Current()
 }
 
-// dialContext connects to the cluster as the context's person, and has the
-// certificate renewed where that is due.
-func (a *app) dialContext(ctx context.Context, name string) (*api, error) {
+// openContext opens the context in use, once in a command, whatever the command asks for
+// after that; nil where commands go to this machine's own node.
+func (a *app) openContext() (*contexts.Opened, error) {
+	name, err := a.contextInUse()
+	if err != nil || name == "" || a.opened != nil {
+		return a.opened, err
+	}
 	s, err := a.contexts()
 	if err != nil {
 		return nil, err
 	}
-	o, err := s.Open(name, a.contextKey)
-	if err != nil {
-		return nil, err
+	a.opened, err = s.Open(name, a.contextKey)
+	return a.opened, err
+}
+
+// asks reports whether the context in use would be opened by somebody who types.
+func (a *app) asks() bool {
+	name, err := a.contextInUse()
+	if err != nil || name == "" || a.opened != nil || a.Getenv("REDOUBT_PASSPHRASE_FILE") != "" {
+		return false
 	}
-	now := time.Now()
+	s, err := a.contexts()
+	if err != nil {
+		return false
+	}
+	h, err := s.Header(name)
+	return err == nil && h.Identity == ""
+}
+
+// dialContext connects to the cluster as the context's person, and has the
+// certificate renewed where that is due.
+func (a *app) dialContext(ctx context.Context, o *contexts.Opened) (*api, error) {
+	name, now := o.Header.Name, time.Now()
 	if now.After(o.Person.NotAfter()) {
 		return nil, failf(ExitDenied, "the certificate of context %s ended %s: have `redoubt person invite %s` run on a manager, and `redoubt context create --replace %s` here",
 			name, ago(o.Person.NotAfter(), now), o.Person.Name(), name)
@@ -107,13 +128,23 @@ func (a *app) dialContext(ctx context.Context, name string) (*api, error) {
 		return nil, err
 	}
 	if o.Person.Due(now) {
-		err := o.Renew(func(p *pki.Person) (*pki.Person, error) { return c.Renew(ctx, p) })
+		bounded, cancel := context.WithTimeout(ctx, renewTimeout)
+		err := o.Renew(bounded, c.Renew)
+		cancel()
 		if err != nil {
 			fmt.Fprintf(a.Stderr, "redoubt: warning: the certificate of context %s, which ends %s, was not renewed: %s\n",
-				name, in(o.Person.NotAfter(), now), printable(apiclient.Err(err).Error()))
+				name, in(o.Person.NotAfter(), now), printable(whyNotRenewed(err)))
 		}
 	}
 	return c, nil
+}
+
+// whyNotRenewed keeps this machine's own reasons, and decodes the cluster's.
+func whyNotRenewed(err error) string {
+	if errors.Is(err, contexts.ErrBusy) {
+		return err.Error()
+	}
+	return apiclient.Err(err).Error()
 }
 
 func (a *app) contextCreateCmd() *cobra.Command {
@@ -154,7 +185,7 @@ func (a *app) runContextCreate(ctx context.Context, name, file, identity string,
 	if err != nil {
 		return err
 	}
-	if err := s.Prepare(name, replace); err != nil {
+	if err := s.Prepare(ctx, name, replace); err != nil {
 		if errors.Is(err, contexts.ErrExists) {
 			return fmt.Errorf("%w: give another name, or --replace", err)
 		}
@@ -172,13 +203,13 @@ func (a *app) runContextCreate(ctx context.Context, name, file, identity string,
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	bounded, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	p, err := pki.TakeInvitation(ctx, inv)
+	p, err := pki.TakeInvitation(bounded, inv)
 	if err != nil {
 		return apiclient.Err(err)
 	}
-	if err := s.Create(name, p, key); err != nil {
+	if err := s.Create(ctx, name, p, key); err != nil {
 		return fmt.Errorf("the invitation was taken, and its certificate cannot be kept, so another one is needed: %w", err)
 	}
 	if use {
@@ -331,13 +362,13 @@ func (a *app) contextRmCmd() *cobra.Command {
 person: redoubt person rm takes the access away.`,
 		Example: `  redoubt context rm prod`,
 		Args:    args(1, -1),
-		RunE: func(_ *cobra.Command, names []string) error {
+		RunE: func(c *cobra.Command, names []string) error {
 			s, err := a.contexts()
 			if err != nil {
 				return err
 			}
 			for _, n := range names {
-				if err := s.Remove(n); err != nil {
+				if err := s.Remove(c.Context(), n); err != nil {
 					return err
 				}
 				fmt.Fprintln(a.Stdout, n)

@@ -69,7 +69,7 @@ func (a *app) passphrase(prompt string, twice bool) (string, error) {
 	if file := a.Getenv("REDOUBT_PASSPHRASE_FILE"); file != "" {
 		return a.readSecret(file, "passphrase")
 	}
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	tty, err := a.Terminal()
 	if err != nil {
 		return "", errors.New("there is no terminal to ask for the passphrase: name a file that has it in REDOUBT_PASSPHRASE_FILE, or make the context with --age-identity")
 	}

@@ -50,18 +50,34 @@ func (a *app) socketPath() (string, error) {
 
 // dial connects to the node's API socket, or by the context in use.
 func (a *app) dial(ctx context.Context) (*api, error) {
-	name, err := a.contextInUse()
+	o, err := a.openContext()
 	if err != nil {
 		return nil, err
 	}
-	if name != "" {
-		return a.dialContext(ctx, name)
+	if o != nil {
+		return a.dialContext(ctx, o)
 	}
 	path, err := a.socketPath()
 	if err != nil {
 		return nil, err
 	}
 	return apiclient.Dial(ctx, path)
+}
+
+// reach dials under a bound, which is also the one of the context that it returns. The
+// context in use is opened before it begins: somebody may have to type a passphrase.
+// done ends connection and bound.
+func (a *app) reach(ctx context.Context, bound time.Duration) (_ context.Context, _ *api, done func(), _ error) {
+	if _, err := a.openContext(); err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, bound)
+	c, err := a.dial(ctx)
+	if err != nil {
+		cancel()
+		return nil, nil, nil, err
+	}
+	return ctx, c, func() { c.Close(); cancel() }, nil
 }
 
 // with dials, runs f under the bound of one call, and decodes its error.
@@ -71,13 +87,11 @@ func (a *app) with(ctx context.Context, f func(context.Context, *api) error) err
 
 // within is with under another bound.
 func (a *app) within(ctx context.Context, bound time.Duration, f func(context.Context, *api) error) error {
-	ctx, cancel := context.WithTimeout(ctx, bound)
-	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, bound)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	return decodeUnlessOurs(f(ctx, c))
 }
 

@@ -12,6 +12,9 @@ import (
 const (
 	// callTimeout bounds one request and its answer.
 	callTimeout = 30 * time.Second
+	// renewTimeout bounds the renewal of a person's certificate, of which the rest of
+	// callTimeout must be left for the call.
+	renewTimeout = 10 * time.Second
 	// verifyTimeout bounds the wait until every manager has read its audit log,
 	// recordsPause is between two looks for newer records, and maxRecords how many
 	// are asked for at a time.

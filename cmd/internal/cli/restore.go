@@ -54,13 +54,11 @@ func (a *app) runRestore(ctx context.Context, path, keyFile, cluster, advertise 
 	if id := r.Head.Facts.GetClusterId(); cluster != "" && cluster != id {
 		return apierr.Invalid("use a backup of that cluster", "%s is a backup of cluster %s, not of %s", path, id, cluster)
 	}
-	ctx, cancel := context.WithTimeout(ctx, backupTimeout)
-	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, backupTimeout)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	// That this node has a cluster is said before a key is asked for.
 	st, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
 	if err != nil {
@@ -164,13 +162,11 @@ one with the newest state, if several are left.`,
 }
 
 func (a *app) runRecover(ctx context.Context, keyFile string) error {
-	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
-	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, recoverTimeout)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	st, err := c.LocalStatus(ctx, &controlpb.LocalStatusRequest{})
 	if err != nil {
 		return apiclient.Err(err)

@@ -82,8 +82,8 @@ func cmdPerson(t *testing.T, ts *testscript.TestScript, args []string) {
 	k, err := contexts.Identity(file, bytes.NewReader(text))
 	ts.Check(err)
 	s := contexts.Store{Dir: filepath.Join(ts.Getenv("XDG_CONFIG_HOME"), "redoubt", "contexts")}
-	ts.Check(s.Prepare(args[0], true))
-	ts.Check(s.Create(args[0], p, k))
+	ts.Check(s.Prepare(context.Background(), args[0], true))
+	ts.Check(s.Create(context.Background(), args[0], p, k))
 }
 
 // exit CODE ARG...: runs redoubt and checks its exit code exactly; stderr then

@@ -158,13 +158,13 @@ func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
 			return err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, f.wait)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	r, err := c.ListSlots(ctx, &controlpb.ListSlotsRequest{})
 	if err != nil {
 		return apiclient.Err(err)

@@ -55,13 +55,13 @@ func (a *app) addTPMSlot(ctx context.Context, f *slotFlags) error {
 	if err := autolock.CheckSlot(slot); err != nil {
 		return usagef("%v", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, f.wait)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, f.wait)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	stream, err := c.AddSlot(ctx, &controlpb.AddSlotRequest{Slot: slot})
 	if err != nil {
 		return apiclient.Err(err)

@@ -124,13 +124,13 @@ command ends with exit code 3; the manager goes on by itself, and
 }
 
 func (a *app) runStoreRotate(ctx context.Context, nodes []string, wait time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, wait)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	stream, err := c.RotateStoreKeys(ctx, &controlpb.RotateStoreKeysRequest{Nodes: nodes})
 	if err != nil {
 		return apiclient.Err(err)

@@ -60,13 +60,13 @@ it is back, and ` + "`redoubt unlock-key slot ls`" + ` shows when it has.`,
 }
 
 func (a *app) runRotate(ctx context.Context, replace string, force bool, wait time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, wait)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	c, err := a.dial(ctx)
+	ctx, c, done, err := a.reach(ctx, wait)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer done()
 	if err := checkRotatable(ctx, c, replace, force); err != nil {
 		return apiclient.Err(err)
 	}

@@ -13,6 +13,7 @@
 package contexts
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,7 +21,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -135,43 +135,43 @@ func (s Store) Open(name string, key func(Header) (Key, error)) (*Opened, error)
 	return o, nil
 }
 
-// Prepare makes the directory, and returns an error where a context of that name is
-// there and is not to be replaced.
-func (s Store) Prepare(name string, replace bool) error {
+// Prepare makes the directory, and returns an error where no context of that name could
+// be written there, or one is there that is not to be replaced.
+func (s Store) Prepare(ctx context.Context, name string, replace bool) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return err
 	}
-	if _, err := os.Lstat(s.path(name)); err == nil && !replace {
-		return fmt.Errorf("%q: %w", name, ErrExists)
-	}
-	return nil
+	return s.locked(ctx, name, func() error {
+		if _, err := os.Lstat(s.path(name)); err == nil && !replace {
+			return fmt.Errorf("%q: %w", name, ErrExists)
+		}
+		return writable(s.Dir)
+	})
 }
 
 // Create writes a context, in the place of one that is there.
-func (s Store) Create(name string, p *pki.Person, k Key) error {
-	return s.locked(name, func() error { return s.write(name, p, k) })
-}
-
-func (s Store) write(name string, p *pki.Person, k Key) error {
-	raw, err := k.seal(name, p)
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(s.path(name), raw)
+func (s Store) Create(ctx context.Context, name string, p *pki.Person, k Key) error {
+	return s.locked(ctx, name, func() error {
+		raw, err := k.seal(name, p)
+		if err != nil {
+			return err
+		}
+		return atomicfile.Write(s.path(name), raw)
+	})
 }
 
 // Remove deletes a context, and has none in use where it was.
-func (s Store) Remove(name string) error {
+func (s Store) Remove(ctx context.Context, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	if _, err := os.Lstat(s.path(name)); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%q: %w", name, ErrNone)
 	}
-	return s.locked(name, func() error {
+	return s.locked(ctx, name, func() error {
 		if current, err := s.Current(); err == nil && current == name {
 			if err := s.Use(Local); err != nil {
 				return err
@@ -209,18 +209,4 @@ func (s Store) Use(name string) error {
 		return err
 	}
 	return atomicfile.Write(filepath.Join(s.Dir, currentIn), []byte(name+"\n"))
-}
-
-// locked runs f while no other command changes that context. The lock's file stays: it
-// is what others wait at.
-func (s Store) locked(name string, f func() error) error {
-	l, err := os.OpenFile(filepath.Join(s.Dir, name+lockSuffix), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	if err := syscall.Flock(int(l.Fd()), syscall.LOCK_EX); err != nil {
-		return err
-	}
-	return f()
 }

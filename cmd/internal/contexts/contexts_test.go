@@ -2,11 +2,13 @@ package contexts
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,14 +62,14 @@ func TestContexts(t *testing.T) {
 	}
 	p := newPerson(t, ca, "alice")
 	for _, name := range []string{"prod", "test"} {
-		if err := errors.Join(s.Prepare(name, false), s.Create(name, p, k)); err != nil {
+		if err := errors.Join(s.Prepare(t.Context(), name, false), s.Create(t.Context(), name, p, k)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Prepare("prod", false); !errors.Is(err, ErrExists) {
+	if err := s.Prepare(t.Context(), "prod", false); !errors.Is(err, ErrExists) {
 		t.Errorf("there is one already: %v", err)
 	}
-	if err := s.Prepare("prod", true); err != nil {
+	if err := s.Prepare(t.Context(), "prod", true); err != nil {
 		t.Error(err)
 	}
 	o, err := s.Open("prod", always(k))
@@ -94,7 +96,7 @@ func TestContexts(t *testing.T) {
 	if err := s.Use("none"); !errors.Is(err, ErrNone) {
 		t.Error(err)
 	}
-	if err := s.Remove("prod"); err != nil {
+	if err := s.Remove(t.Context(), "prod"); err != nil {
 		t.Fatal(err)
 	}
 	if name, err := s.Current(); name != "" || err != nil {
@@ -103,11 +105,11 @@ func TestContexts(t *testing.T) {
 	if _, err := s.Open("prod", always(k)); !errors.Is(err, ErrNone) {
 		t.Error(err)
 	}
-	if err := s.Remove("prod"); !errors.Is(err, ErrNone) {
+	if err := s.Remove(t.Context(), "prod"); !errors.Is(err, ErrNone) {
 		t.Error(err)
 	}
 	for _, name := range []string{"", "default", "../x", "A", ".", "a/b", "a.context"} {
-		if CheckName(name) == nil || s.Prepare(name, true) == nil || s.Use(name) == nil && name != Local {
+		if CheckName(name) == nil || s.Prepare(t.Context(), name, true) == nil || s.Use(name) == nil && name != Local {
 			t.Errorf("%q is a name", name)
 		}
 	}
@@ -194,7 +196,7 @@ func TestChangedFile(t *testing.T) {
 		t.Error("a header of another person: opened")
 	}
 	s := newStore(t)
-	if err := s.Prepare("prod", false); err != nil {
+	if err := s.Prepare(t.Context(), "prod", false); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(s.path("test"), raw, 0o600); err != nil {
@@ -238,7 +240,7 @@ func TestIdentityFiles(t *testing.T) {
 // disk is what that one got.
 func TestRenewOnce(t *testing.T) {
 	s, ca, k := newStore(t), pkitest.New(t), newKey(t)
-	if err := errors.Join(s.Prepare("prod", false), s.Create("prod", newPerson(t, ca, "alice"), k)); err != nil {
+	if err := errors.Join(s.Prepare(t.Context(), "prod", false), s.Create(t.Context(), "prod", newPerson(t, ca, "alice"), k)); err != nil {
 		t.Fatal(err)
 	}
 	next := newPerson(t, ca, "alice")
@@ -255,7 +257,7 @@ func TestRenewOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for _, o := range opened {
 		wg.Go(func() {
-			if err := o.Renew(func(*pki.Person) (*pki.Person, error) {
+			if err := o.Renew(t.Context(), func(context.Context, *pki.Person) (*pki.Person, error) {
 				mu.Lock()
 				defer mu.Unlock()
 				calls++
@@ -269,16 +271,89 @@ func TestRenewOnce(t *testing.T) {
 	if calls != 1 {
 		t.Errorf("%d renewals", calls)
 	}
+	for i, o := range opened {
+		if !o.Person.Key.Equal(next.Key) {
+			t.Errorf("command %d goes on with the certificate from before", i)
+		}
+	}
 	o, err := s.Open("prod", always(k))
 	if err != nil || !o.Person.Key.Equal(next.Key) {
 		t.Errorf("the next key is not there: %v", err)
 	}
 	failed := errors.New("no manager")
-	if err := o.Renew(func(*pki.Person) (*pki.Person, error) { return nil, failed }); !errors.Is(err, failed) {
+	if err := o.Renew(t.Context(), func(context.Context, *pki.Person) (*pki.Person, error) { return nil, failed }); !errors.Is(err, failed) {
 		t.Error(err)
 	}
 	if o, err = s.Open("prod", always(k)); err != nil || !o.Person.Key.Equal(next.Key) {
 		t.Errorf("a renewal that failed changed the file: %v", err)
+	}
+}
+
+// TestLocked: a command that hangs while it renews does not have others hang, and what
+// they have goes on being good.
+func TestLocked(t *testing.T) {
+	s, ca, k := newStore(t), pkitest.New(t), newKey(t)
+	p := newPerson(t, ca, "alice")
+	if err := errors.Join(s.Prepare(t.Context(), "prod", false), s.Create(t.Context(), "prod", p, k)); err != nil {
+		t.Fatal(err)
+	}
+	o, err := s.Open("prod", always(k))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hangs, err := os.OpenFile(filepath.Join(s.Dir, "prod.lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hangs.Close()
+	if err := syscall.Flock(int(hangs.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	calls := 0
+	renew := func(bound time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), bound)
+		defer cancel()
+		return o.Renew(ctx, func(_ context.Context, p *pki.Person) (*pki.Person, error) {
+			calls++
+			return p, nil
+		})
+	}
+	if err := renew(10 * time.Millisecond); !errors.Is(err, ErrBusy) || calls != 0 || !o.Person.Key.Equal(p.Key) {
+		t.Errorf("%d renewals beside one that hangs: %v", calls, err)
+	}
+	if err := hangs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := renew(time.Minute); err != nil || calls != 1 {
+		t.Errorf("%d renewals after it: %v", calls, err)
+	}
+}
+
+// TestPrepare: where no context could be written an error says so, before an invitation
+// is used for it.
+func TestPrepare(t *testing.T) {
+	s := newStore(t)
+	if err := s.Prepare(t.Context(), "prod", false); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(s.Dir); err != nil || len(left) != 1 || left[0].Name() != "prod.lock" {
+		t.Errorf("what it left: %v, %v", left, err)
+	}
+	if err := os.Mkdir(filepath.Join(s.Dir, "test.lock"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Prepare(t.Context(), "test", false); err == nil {
+		t.Error("no lock can be taken, and the context is prepared")
+	}
+	if os.Geteuid() == 0 {
+		return // whom no mode of a directory holds
+	}
+	if err := os.Chmod(s.Dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(s.Dir, 0o700)
+	if err := s.Prepare(t.Context(), "prod", true); err == nil {
+		t.Error("nothing can be written, and the context is prepared")
 	}
 }
 

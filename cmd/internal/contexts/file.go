@@ -2,6 +2,7 @@ package contexts
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 
 	"filippo.io/age"
 
+	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -194,29 +196,40 @@ func strict(b []byte, v any) error {
 	return nil
 }
 
-// Opened is a context that was decrypted.
+// Opened is a context that was decrypted. It is not for concurrent use.
 type Opened struct {
 	Header Header
 	Person *pki.Person
 
 	store Store
 	key   Key
-	raw   []byte // the file as it was
+	raw   []byte // the file that Person is of
 }
 
-// Renew replaces the person by what next makes of it, unless another command did so
-// meanwhile, while no other command does.
-func (o *Opened) Renew(next func(*pki.Person) (*pki.Person, error)) error {
-	return o.store.locked(o.Header.Name, func() error {
+// Renew replaces the person by what next makes of it, while no other command does. Where
+// one did so meanwhile, the person is what that one got. Where nothing came of it, by an
+// error or the end of ctx, the person is who it was.
+func (o *Opened) Renew(ctx context.Context, next func(context.Context, *pki.Person) (*pki.Person, error)) error {
+	return o.store.locked(ctx, o.Header.Name, func() error {
 		_, raw, err := o.store.read(o.Header.Name)
-		if err != nil || !bytes.Equal(raw, o.raw) {
-			return err
-		}
-		p, err := next(o.Person)
 		if err != nil {
 			return err
 		}
-		o.Person = p
-		return o.store.write(o.Header.Name, p, o.key)
+		var p *pki.Person
+		if bytes.Equal(raw, o.raw) {
+			if p, err = next(ctx, o.Person); err != nil {
+				return err
+			}
+			if raw, err = o.key.seal(o.Header.Name, p); err != nil {
+				return err
+			}
+			err = atomicfile.Write(o.store.path(o.Header.Name), raw)
+		} else {
+			p, err = o.key.open(raw)
+		}
+		if p != nil {
+			o.Person, o.raw = p, raw // good for this command, also where it cannot be kept
+		}
+		return err
 	})
 }
