@@ -3,6 +3,7 @@ package ident
 import (
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -52,6 +53,15 @@ func alphanumeric(c byte) bool {
 }
 
 func control(r rune) bool { return r < ' ' && r != '\t' && r != '\n' || r == 0x7f }
+
+// CheckLine returns an error unless s can be shown as it is and is one line of at most
+// max bytes. what names it in the error.
+func CheckLine(what, s string, max int) error {
+	if len(s) > max || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("%s must be one line of at most %d bytes, of characters that can be seen", what, max)
+	}
+	return nil
+}
 
 // Clip keeps an error one short line whatever was given.
 func Clip(s string) string {

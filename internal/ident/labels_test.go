@@ -56,3 +56,16 @@ func TestCheckOwnName(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckLine(t *testing.T) {
+	for _, s := range []string{"", "a reason", "naïve, 理由", strings.Repeat("a", 16)} {
+		if err := CheckLine("the reason", s, 16); err != nil {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+	for _, s := range []string{"a\nb", "a\rb", "a\tb", "a\x00", "a\x1b[2J", "a\u2028b", "a\u202eb", "a\xff", strings.Repeat("a", 17)} {
+		if err := CheckLine("the reason", s, 16); err == nil || !strings.HasPrefix(err.Error(), "the reason must be one line of at most 16 bytes") {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}

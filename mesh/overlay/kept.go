@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 )
 
@@ -113,9 +114,7 @@ func parseKept(b []byte, owner string) (*kept, error) {
 		return nil, errors.New("what netd kept is of another membership")
 	}
 	var k kept
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if d.Decode(&k) != nil || k.View == nil || d.More() {
+	if strictjson.Decode(text, &k) != nil || k.View == nil {
 		return nil, errKept
 	}
 	if err := k.check(); err != nil {

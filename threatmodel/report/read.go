@@ -1,7 +1,6 @@
 package report
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 	"github.com/redoubt-cluster/redoubt/threatmodel/profile"
 )
@@ -31,19 +31,16 @@ func ReadFile(path string) (*Report, error) {
 // Read reads the JSON form of a report. What New would not have made is refused: a
 // key that is not known, a text of more than one line, an outcome that is none.
 func Read(in io.Reader) (*Report, error) {
-	limited := &io.LimitedReader{R: in, N: maxFile + 1}
-	d := json.NewDecoder(limited)
-	d.DisallowUnknownFields()
-	r := &Report{}
-	err := d.Decode(r)
-	if limited.N == 0 {
+	text, err := io.ReadAll(io.LimitReader(in, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFile {
 		return nil, fmt.Errorf("larger than %d bytes", maxFile)
 	}
-	if err != nil {
+	r := &Report{}
+	if err := strictjson.Decode(text, r); err != nil {
 		return nil, fmt.Errorf("no report as `redoubt compliance run --format json` writes it: %w", oneline.Error(err, maxLine))
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the report")
 	}
 	return r, r.check()
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 )
 
 // shipment sends records to a collector by TLS, each behind its length (RFC 5425),
@@ -73,9 +74,7 @@ func (s *shipment) begin(ctx context.Context, api *api) (next uint64, err error)
 		return 0, failf(ExitError, "--cursor: %v", err)
 	}
 	var c cursor
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil || d.Decode(new(any)) != io.EOF || c.Format != cursorFormat || c.Next == 0 {
+	if err := strictjson.Decode(raw, &c); err != nil || c.Format != cursorFormat || c.Next == 0 {
 		return 0, failf(ExitError, "--cursor %s is none, or damaged: without it all records are sent again", s.cursor)
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)

@@ -16,6 +16,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 )
 
@@ -119,7 +120,7 @@ func (d Deployers) read(name string) (h DeployerHeader, sealed []byte, _ error) 
 	}
 	rest, ok := bytes.CutPrefix(raw, []byte(deployerMagic))
 	line, sealed, found := bytes.Cut(rest, []byte("\n"))
-	if !ok || !found || strict(line, &h) != nil || h.Name != name {
+	if !ok || !found || strictjson.Decode(line, &h) != nil || h.Name != name {
 		return h, nil, fmt.Errorf("deployer's key %q: %w", name, errForm)
 	}
 	return h, sealed, nil
@@ -145,7 +146,7 @@ func (d Deployers) Open(name string, key func(DeployerHeader) (Key, error)) (ed2
 		defer func() { clear(plain) }()
 	}
 	var c deployerContent
-	if err != nil || strict(plain, &c) != nil || len(c.Seed) != ed25519.SeedSize {
+	if err != nil || strictjson.Decode(plain, &c) != nil || len(c.Seed) != ed25519.SeedSize {
 		return nil, fmt.Errorf("deployer's key %q: %w", name, errForm)
 	}
 	out := ed25519.NewKeyFromSeed(c.Seed)

@@ -14,6 +14,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -138,7 +139,7 @@ func split(raw []byte) (h Header, sealed []byte, _ error) {
 	if !ok || !found {
 		return h, nil, errForm
 	}
-	if err := strict(line, &h); err != nil || CheckName(h.Name) != nil {
+	if err := strictjson.Decode(line, &h); err != nil || CheckName(h.Name) != nil {
 		return h, nil, errForm
 	}
 	return h, sealed, nil
@@ -162,7 +163,7 @@ func (k Key) open(raw []byte) (*pki.Person, error) {
 		return nil, errForm
 	}
 	var c content
-	if err := strict(clear, &c); err != nil {
+	if err := strictjson.Decode(clear, &c); err != nil {
 		return nil, errForm
 	}
 	if !reflect.DeepEqual(h, c.Header) {
@@ -181,19 +182,6 @@ func (k Key) open(raw []byte) (*pki.Person, error) {
 		return nil, errForm
 	}
 	return p, nil
-}
-
-// strict decodes JSON without unknown fields or anything after it.
-func strict(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errForm
-	}
-	return nil
 }
 
 // Opened is a context that was decrypted. It is not for concurrent use.

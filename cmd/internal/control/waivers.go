@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -112,10 +110,13 @@ func checkWaiver(req *controlpb.CreateWaiverRequest) error {
 		return apierr.Invalid("as --scope node/NAME", "%s is of each node: name the one", all[i].ID)
 	case !ofNode && req.GetNode() != "":
 		return apierr.Invalid("--scope cluster", "%s is of the whole cluster", all[i].ID)
-	case strings.TrimSpace(reason) == "" || len(reason) > maxReason || !utf8.ValidString(reason) || strings.ContainsFunc(reason, unicode.IsControl):
-		return apierr.Invalid("", "the reason must be one line of at most %d bytes", maxReason)
+	case strings.TrimSpace(reason) == "":
+		return apierr.Invalid("say why: it is in every report", "a waiver needs a reason")
 	case len(req.GetEvidence()) == 0 || len(req.GetEvidence()) > maxWaivedLines:
 		return apierr.Invalid("", "a waiver is for 1 to %d lines of evidence, as a report has them", maxWaivedLines)
+	}
+	if err := ident.CheckLine("the reason", reason, maxReason); err != nil {
+		return apierr.Invalid("", "%v", err)
 	}
 	for _, line := range req.GetEvidence() {
 		if line == "" || line != oneline.Text(line, maxWaivedLine) {

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/headed"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 )
 
 // maxFile bounds each of the small files in bytes, and maxHead what the header
@@ -41,13 +41,8 @@ func (d disk) read(name string, v any) (first bool, err error) {
 	case err != nil:
 		return false, d.damaged(name, err)
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
+	if err := strictjson.Decode(body, v); err != nil {
 		return false, d.damaged(name, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return false, d.damaged(name, errors.New("something follows its end"))
 	}
 	return first, nil
 }

@@ -6,8 +6,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
@@ -103,12 +101,13 @@ func Break(tx *raftstore.Tx, node, reason string, d time.Duration) (*pkipb.Break
 	switch {
 	case reason == "":
 		return nil, apierr.Invalid("say why: everybody reads it", "break-glass needs a reason")
-	case len(reason) > maxReason || !utf8.ValidString(reason) || strings.ContainsFunc(reason, func(c rune) bool { return !unicode.IsPrint(c) }):
-		return nil, apierr.Invalid("", "the reason must be one line of at most %d bytes", maxReason)
 	case d < MinBreakGlass || d > MaxBreakGlass:
 		return nil, apierr.Invalid("", "break-glass is for %s to %s, and not for %s", MinBreakGlass, MaxBreakGlass, d)
 	case !managerExists(tx, node):
 		return nil, apierr.Denied("", "this node is no manager")
+	}
+	if err := ident.CheckLine("the reason", reason, maxReason); err != nil {
+		return nil, apierr.Invalid("", "%v", err)
 	}
 	s, err := Compile(tx)
 	if err != nil {

@@ -4,8 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/cedar-policy/cedar-go"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
@@ -34,12 +32,13 @@ func CreateRole(tx *raftstore.Tx, name, description string, verbs []string) erro
 	switch {
 	case taken || base[name] != nil:
 		return apierr.Exists("choose another name", "there is a role %s already", name)
-	case len(description) > MaxDescription || !utf8.ValidString(description) || strings.ContainsFunc(description, unicode.IsControl):
-		return apierr.Invalid("", "the description must be one line of at most %d bytes", MaxDescription)
 	case pkistore.CustomRoles.Count(tx) >= MaxRoles:
 		return apierr.State("remove one", "there are %d roles: at most %d are allowed", MaxRoles, MaxRoles)
 	case len(verbs) == 0:
 		return apierr.Invalid("name one at least: `redoubt auth verbs` lists them", "a role without a verb permits nothing")
+	}
+	if err := ident.CheckLine("the description", description, MaxDescription); err != nil {
+		return apierr.Invalid("", "%v", err)
 	}
 	verbs = slices.Compact(slices.Sorted(slices.Values(verbs)))
 	for _, v := range verbs {

@@ -1,11 +1,9 @@
 package cni
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 	"github.com/redoubt-cluster/redoubt/internal/trustedfile"
 )
 
@@ -131,16 +130,8 @@ func (r records) read(name string) (*record, error) {
 
 func parseRecord(b []byte) (*record, error) {
 	rec := &record{}
-	if _, err := parse(b); err != nil { // no key twice
+	if err := strictjson.Decode(b, rec); err != nil {
 		return nil, err
-	}
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(rec); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows its end")
 	}
 	if rec.Format != 1 || !ident.Valid(rec.Task) || !ident.Valid(rec.Network) || !validName(rec.Conflist) || !validInterface(rec.Interface) {
 		return nil, errors.New("it is malformed, or of a newer version")
