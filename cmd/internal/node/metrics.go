@@ -42,7 +42,7 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "redoubt", Name: "secrets_oldest_change_seconds",
 		Help: "Managers: Unix time at which the secret was changed that was changed longest ago; 0: there is none."}, func() float64 { return float64(n.oldestSecret()) / 1e9 }))
 
-	reg.MustRegister(meshCollector{n})
+	reg.MustRegister(meshCollector{n}, glassCollector{n})
 
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
@@ -72,17 +72,16 @@ func (n *Node) serveHTTP(ctx context.Context, l net.Listener) error {
 // oldestSecret is when the data was made that is the oldest in use, in nanoseconds of
 // Unix time; 0 where this node has no store or the store no secret.
 func (n *Node) oldestSecret() (at int64) {
+	n.viewStore(func(r *raftstore.ReadTx) { at = secretstore.Oldest(r) })
+	return at
+}
+
+// viewStore has f read this manager's store; false where there is none, or none any more.
+func (n *Node) viewStore(f func(*raftstore.ReadTx)) bool {
 	n.mu.Lock()
 	m, ok := n.live.(*managerState)
 	n.mu.Unlock()
-	if !ok {
-		return 0
-	}
-	err := m.store.View(func(r *raftstore.ReadTx) error { at = secretstore.Oldest(r); return nil })
-	if err != nil { // it is being closed
-		return 0
-	}
-	return at
+	return ok && m.store.View(func(r *raftstore.ReadTx) error { f(r); return nil }) == nil
 }
 
 // selfStatus is a copy of what the node knows of itself.

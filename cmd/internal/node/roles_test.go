@@ -131,21 +131,33 @@ func (w *callerWorld) dialPerson(t *testing.T, cert *tls.Certificate) (closerCon
 	return pki.GRPCOver(conn)
 }
 
+const rolesPageEnd = `
+` + "`" + `break-glass` + "`" + ` is no role that anybody is given: it is what local root of one manager may after ` + "`" + `redoubt break-glass` + "`" + `, for a minute to four hours. Until somebody who
+was security-admin before it acknowledges it, what changes something and is not in its column is for those people alone, whatever roles and policies say since
+([decision 110](decisions/0110-local-users-and-break-glass.md)). Breaking the glass, ending and acknowledging it are judged by no policy and are nobody's verbs.
+`
+
 // checkRolesPage holds docs/roles.md against the roles.
 func checkRolesPage(t *testing.T, permits map[string][]string) {
 	var b strings.Builder
 	b.WriteString("# Which role permits what\n\nMade from the built-in roles by `go test ./cmd/internal/node -run TestVerbsByRole -update`, which makes every call as somebody of each\nrole, over a connection. No verb reads the value of a secret.\n\n| verb |")
-	for _, role := range roles.BuiltinNames {
+	broken, err := roles.BrokenVerbs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	permits[roles.BreakGlass] = broken
+	columns := append(slices.Clone(roles.BuiltinNames), roles.BreakGlass)
+	for _, role := range columns {
 		b.WriteString(" " + role + " |")
 	}
-	b.WriteString("\n|---|" + strings.Repeat("---|", len(roles.BuiltinNames)) + "\n")
+	b.WriteString("\n|---|" + strings.Repeat("---|", len(columns)) + "\n")
 	verbs, err := roles.Verbs()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, v := range verbs {
 		fmt.Fprintf(&b, "| `%s` |", v)
-		for _, role := range roles.BuiltinNames {
+		for _, role := range columns {
 			if slices.Contains(permits[role], v) {
 				b.WriteString(" yes |")
 			} else {
@@ -154,6 +166,7 @@ func checkRolesPage(t *testing.T, permits map[string][]string) {
 		}
 		b.WriteString("\n")
 	}
+	b.WriteString(rolesPageEnd)
 	if *updateTable {
 		if err := os.WriteFile(filepath.FromSlash(rolesPage), []byte(b.String()), 0o644); err != nil {
 			t.Fatal(err)

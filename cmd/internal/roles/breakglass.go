@@ -57,6 +57,35 @@ func looks(verb string) bool {
 	return slices.Contains([]string{"inspect", "list", "read", "show", "status", "verify"}, action)
 }
 
+// BrokenVerbs are all that local root of a manager may do while it broke the glass, as
+// far as no policy forbids it.
+func BrokenVerbs() ([]string, error) {
+	base, err := builtins()
+	if err != nil {
+		return nil, err
+	}
+	never, err := Uncovered()
+	if err != nil {
+		return nil, err
+	}
+	verbs := slices.Concat(coveredVerbs, base[Operator].Verbs)
+	verbs = slices.DeleteFunc(verbs, func(v string) bool { return slices.Contains(never, v) })
+	slices.Sort(verbs)
+	return slices.Compact(verbs), nil
+}
+
+// Glasses counts the break-glasses that nobody acknowledged, and of these the ones that
+// are not over.
+func Glasses(r raftstore.Reader) (open, active int) {
+	for b := range pkistore.BreakGlasses.All(r) {
+		open++
+		if Broken(r, b) {
+			active++
+		}
+	}
+	return open, active
+}
+
 // Bounds of a break-glass.
 const (
 	MinBreakGlass = time.Minute

@@ -130,6 +130,9 @@ func (r records) read(name string) (*record, error) {
 
 func parseRecord(b []byte) (*record, error) {
 	rec := &record{}
+	if _, err := parse(b); err != nil { // no key twice, be it in another case
+		return nil, err
+	}
 	if err := strictjson.Decode(b, rec); err != nil {
 		return nil, err
 	}
