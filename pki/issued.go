@@ -15,8 +15,10 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 )
 
-// revocationLevel is the store level that knows of revocation lists.
-const revocationLevel = 3
+// revocationLevel is the store level that knows of revocation lists, and of all that
+// says who is on them.
+var revocationLevel = max(store.RevocationLists.Since(), raftstore.FieldSince(&pkipb.Node{}, "certificates"), raftstore.FieldSince(&pkipb.Node{}, "workload_certificates"),
+	raftstore.FieldSince(&pkipb.Node{}, "revoked"), raftstore.FieldSince(&pkipb.Cluster{}, "revoked_issuers"), raftstore.FieldSince(&pkipb.Cluster{}, "unjournalled"))
 
 // noteIssued keeps in the record what a revocation list needs to name the
 // certificate: there is no table of them. Those that have ended go, and beyond

@@ -24,7 +24,7 @@ import (
 )
 
 // decisionLevel is the store level that knows of what operators decided.
-const decisionLevel = 3
+var decisionLevel = raftstore.FieldSince(&pkipb.Token{}, "decision")
 
 // PendingNode is a machine that proved all but that an operator wants it.
 type PendingNode struct {

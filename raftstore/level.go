@@ -159,6 +159,13 @@ func sinceOf(d protoreflect.Descriptor) uint32 {
 	return max(firstLevel, proto.GetExtension(d.Options(), x).(uint32))
 }
 
+// FieldSince is the store level since which that field of messages as m is understood.
+// It panics where there is no such field: it is for variables of a package.
+func FieldSince(m proto.Message, field protoreflect.Name) uint32 {
+	d := m.ProtoReflect().Descriptor()
+	return max(sinceOf(d), sinceOf(d.Fields().ByName(field)))
+}
+
 // latest keeps what latestIn found, by the message's name.
 var latest sync.Map
 

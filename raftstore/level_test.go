@@ -67,6 +67,9 @@ func TestLevelHeldBack(t *testing.T) {
 	if err := putNovel(ctx, a.Store, &testpb.Novel{Id: "n"}); err == nil || !strings.Contains(err.Error(), "upgrade manager old first") {
 		t.Fatalf("it does not say whom to upgrade: %v", err)
 	}
+	if err := a.Update(ctx, func(tx *raftstore.Tx) error { return novels.Drop(tx, "n") }); err != nil {
+		t.Fatalf("what cannot be there is dropped: %v", err)
+	}
 	put(t, a.Store, &testpb.Thing{Id: "y"})
 	waitFor(t, old, "y") // and goes on
 
@@ -78,6 +81,19 @@ func TestLevelHeldBack(t *testing.T) {
 	old = old.again(t, oldDir, oldSealer, later)
 	raised(t, a)
 	if err := putNovel(ctx, a.Store, &testpb.Novel{Id: "n", Title: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // there is none the second time
+		if err := a.Update(ctx, func(tx *raftstore.Tx) error { return novels.Drop(tx, "n") }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.View(func(r *raftstore.ReadTx) error {
+		if _, there := novels.Get(r, "n"); there {
+			t.Error("it was dropped, and is there")
+		}
+		return nil
+	}); err != nil {
 		t.Fatal(err)
 	}
 	put(t, a.Store, &testpb.Thing{Id: "z"})
@@ -189,6 +205,23 @@ func TestWhatNeedsALevel(t *testing.T) {
 	if err := raftstore.Permitted(&testpb.Thing{Id: "a", Labels: []string{"l"}}, "things", 1); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestSince(t *testing.T) {
+	for what, c := range map[string][2]uint32{
+		"a table of now": {things.Since(), 1}, "a table": {novels.Since(), 2},
+		"a field": {raftstore.FieldSince(&testpb.Novel{}, "title"), 3}, "a field that is as old as its message": {raftstore.FieldSince(&testpb.Novel{}, "name"), 2},
+	} {
+		if c[0] != c[1] {
+			t.Errorf("%s: since level %d, want %d", what, c[0], c[1])
+		}
+	}
+	defer func() {
+		if recover() == nil {
+			t.Error("a field that is not there has a level")
+		}
+	}()
+	raftstore.FieldSince(&testpb.Novel{}, "no_such_field")
 }
 
 func TestAnswersAboutLevels(t *testing.T) {

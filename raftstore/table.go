@@ -207,6 +207,21 @@ func (t *Table[T]) Put(tx *Tx, obj T) error { return tx.put(t, obj) }
 // Delete removes the object of that id; ErrNotFound where there is none.
 func (t *Table[T]) Delete(tx *Tx, id string) error { return tx.delete(t, id) }
 
+// Drop is Delete of what need not be there: where there is none, or the cluster's level
+// knows of no such table, nothing is done.
+func (t *Table[T]) Drop(tx *Tx, id string) error {
+	if tx.Level() < t.Since() {
+		return nil
+	}
+	if _, ok := t.Get(tx, id); !ok {
+		return nil
+	}
+	return t.Delete(tx, id)
+}
+
+// Since is the store level since which the table is understood.
+func (t *Table[T]) Since() uint32 { return sinceOf(t.descriptor()) }
+
 // Event returns what e says about this table: old is zero for a new object, new
 // for a deleted one. ok is false for an event of another table.
 func (t *Table[T]) Event(e Event) (old, new T, ok bool) {

@@ -308,7 +308,7 @@ func (l *leaving) commit(tx *raftstore.Tx) error {
 	} else if err := schedstore.RemoveNode(tx, id); err != nil {
 		return err
 	}
-	if err := errors.Join(dropStoreKeyOrder(tx, id), dropRelease(tx, id), dropJournal(tx, id)); err != nil {
+	if err := errors.Join(autolockstore.StoreKeys.Drop(tx, id), autolockstore.Releases.Drop(tx, id), pkistore.KeydJournals.Drop(tx, id)); err != nil {
 		return err
 	}
 	if l.next == nil {

@@ -16,9 +16,6 @@ import (
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
-// storeKeyLevel is the store level that orders need.
-const storeKeyLevel = 3
-
 // RotateStoreKeys commits that managers' stores shall have new keys, and reports
 // until they have. Each manager renews its own by itself, one that is away when it is
 // back. With watch it reports once how far all are.
@@ -40,7 +37,7 @@ func (s *Server) RotateStoreKeys(req *controlpb.RotateStoreKeysRequest, stream c
 	}
 	var asked []*controlpb.StoreKeyProgress
 	err := s.update(ctx, func(tx *raftstore.Tx) (err error) {
-		if tx.Level() < storeKeyLevel {
+		if tx.Level() < autolockstore.StoreKeys.Since() {
 			return apierr.State("upgrade every manager: `redoubt status` says which are left", "a manager of an older version could not open its store with a new key")
 		}
 		if asked, err = s.storeKeys(tx, req.GetNodes()); err != nil {
@@ -118,39 +115,6 @@ func orderStoreKey(tx *raftstore.Tx, m *controlpb.StoreKeyProgress) error {
 		order.Meta = old.GetMeta()
 	}
 	return autolockstore.StoreKeys.Put(tx, order)
-}
-
-// dropStoreKeyOrder forgets what was asked of a manager that is one no more.
-func dropStoreKeyOrder(tx *raftstore.Tx, id string) error {
-	if tx.Level() < storeKeyLevel {
-		return nil
-	}
-	if _, ok := autolockstore.StoreKeys.Get(tx, id); !ok {
-		return nil
-	}
-	return autolockstore.StoreKeys.Delete(tx, id)
-}
-
-// dropRelease forgets how a manager was released that is one no more.
-func dropRelease(tx *raftstore.Tx, id string) error {
-	if tx.Level() < storeKeyLevel {
-		return nil
-	}
-	if _, ok := autolockstore.Releases.Get(tx, id); !ok {
-		return nil
-	}
-	return autolockstore.Releases.Delete(tx, id)
-}
-
-// dropJournal forgets how far the journal of a manager came that is one no more.
-func dropJournal(tx *raftstore.Tx, id string) error {
-	if tx.Level() < storeKeyLevel {
-		return nil
-	}
-	if _, ok := pkistore.KeydJournals.Get(tx, id); !ok {
-		return nil
-	}
-	return pkistore.KeydJournals.Delete(tx, id)
 }
 
 // notRenewed reports whether a manager has not done yet what was asked for.

@@ -34,7 +34,7 @@ func TestGlassesInMetrics(t *testing.T) {
 	}
 	check("nobody did", 0, 0)
 	w.person(t, w.ca, "ann", time.Now(), nil)
-	ann, self := roles.Principal{Kind: pkipb.Principal_KIND_PERSON, Name: "ann"}, w.m.store.NodeID()
+	ann, self := roles.Principal{Kind: pkipb.Principal_KIND_PERSON, Name: "ann"}, w.m.n.self.NodeID
 	w.update(t, func(tx *raftstore.Tx) error {
 		_, err := roles.Bind(tx, roles.SecurityAdmin, ann, nil)
 		return err

@@ -75,7 +75,7 @@ func (m *managerState) carryLines(ctx context.Context) error {
 }
 
 // journalLevel is the store level since which the state says how far journals came.
-const journalLevel = 3
+var journalLevel = pkistore.KeydJournals.Since()
 
 // urgent reports whether what keyd wrote down is recorded now.
 func urgent(read *keydpb.ReadJournalResponse) bool {

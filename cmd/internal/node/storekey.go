@@ -29,10 +29,11 @@ import (
 // keyd says how far it is: a former key that is still kept is a renewal under way,
 // whoever began it, and is gone on with first.
 
+// storeKeyLevel is the store level from which on keys are renewed: a version before it
+// would not open the store any more, and could still be gone back to.
+var storeKeyLevel = autolockstore.StoreKeys.Since()
+
 const (
-	// storeKeyLevel is the store level from which on keys are renewed: a version
-	// before it would not open the store any more, and could still be gone back to.
-	storeKeyLevel = 3
 	// storeKeyLook is how often it is looked whether the key is old.
 	storeKeyLook = 10 * time.Minute
 	// storeKeyLevelLook is the same while the cluster is below storeKeyLevel.
