@@ -19,7 +19,7 @@
 //
 // # Use
 //
-//	log := audit.New(audit.Config{Store: store, Manager: nodeID, …})
+//	log := &audit.Log{Store: store, Manager: nodeID}
 //	grpc.ChainUnaryInterceptor(log.Unary) // behind the authorizer's
 //
 // What a manager does by itself it does under Own.
