@@ -264,7 +264,7 @@ func (a *app) complianceShowCmd() *cobra.Command {
 				_, err := fmt.Fprintf(a.Stdout, "Control:   %s\nHolds:     %s\nSeverity:  %s\nScope:     %s\nReads:     %s\nRemedy:    %s\n", c.ID, c.Title, c.Severity, c.Scope, c.Reads, c.Remedy)
 				return err
 			}
-			return fmt.Errorf("no control is called %q: there are %s", args[0], strings.Join(controlIDs(), ", "))
+			return noSuchControl(args[0])
 		},
 	}
 	return c

@@ -110,6 +110,7 @@ func TestCompletionAsksNobody(t *testing.T) {
 		return getenv(k)
 	}
 	root := w.root()
+	w.context = "prod" // which its flag took away
 	c, _, err := root.Find([]string{"node", "inspect"})
 	if err != nil {
 		t.Fatal(err)
