@@ -32,8 +32,11 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) list() string {
-	if e.Kind == "task" {
+	switch e.Kind {
+	case "task":
 		return "service"
+	case "waiver":
+		return "compliance waiver"
 	}
 	return e.Kind
 }

@@ -121,7 +121,7 @@ func (r *Report) WaiversUnknown(why string) {
 // ofWaivers is what comes of the waivers.
 func (r *Report) ofWaivers() Result {
 	x := Result{Control: WaiversControl, Title: "Every waiver is in use, has not ended, and is for all that fails", Severity: control.Medium, Target: Target{Kind: "cluster", Name: "cluster", ID: r.Cluster},
-		Outcome: control.Pass, Remedy: "redoubt compliance unwaive ID; then mend what it was for, or have it waived anew"}
+		Outcome: control.Pass, Remedy: "redoubt compliance waiver rm ID; then mend what it was for, or have it waived anew"}
 	for _, w := range r.Waivers {
 		switch w.State {
 		case WaiverExpired:

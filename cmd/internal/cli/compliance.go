@@ -28,7 +28,7 @@ func (a *app) complianceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "compliance", Short: "What nodes and cluster promise, checked against their real state"}
 	group(c)
 	c.AddCommand(a.complianceRunCmd(), a.complianceShowCmd(), a.complianceProfilesCmd(), a.complianceDiffCmd(),
-		a.complianceWaiveCmd(), a.complianceApproveCmd(), a.complianceWaiversCmd(), a.complianceUnwaiveCmd())
+		a.complianceWaiveCmd("waive"), a.complianceWaiverCmd())
 	return c
 }
 

@@ -106,12 +106,10 @@ func (a *app) showProfile(out *output, name string) error {
 	if err != nil {
 		return err
 	}
-	var (
-		views []requirementView
-		rows  [][]string
-	)
+	views := []requirementView{}
+	var rows [][]string
 	for _, q := range p.Requirements {
-		views = append(views, requirementView{q.ID, q.Title, q.Family, string(q.Coverage), q.Controls, q.Note})
+		views = append(views, requirementView{q.ID, q.Title, q.Family, string(q.Coverage), append([]string{}, q.Controls...), q.Note})
 		rows = append(rows, []string{q.ID, string(q.Coverage), strings.Join(q.Controls, " "), q.Title, q.Note})
 	}
 	return out.list(a.Stdout, nil, views, []string{"REQUIREMENT", "COVERAGE", "CONTROLS", "TITLE", "NOTE"}, rows)

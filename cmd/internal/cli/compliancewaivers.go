@@ -14,23 +14,32 @@ import (
 	"github.com/redoubt-cluster/redoubt/threatmodel/report"
 )
 
-func (a *app) complianceWaiveCmd() *cobra.Command {
+func (a *app) complianceWaiverCmd() *cobra.Command {
+	c := &cobra.Command{Use: "waiver", Short: "Controls that may fail until a day, by the word of two people"}
+	group(c)
+	c.AddCommand(a.complianceWaiveCmd("create"), a.waiverApproveCmd(), a.waiverLsCmd(), a.waiverRmCmd())
+	return c
+}
+
+// complianceWaiveCmd is compliance waive, and by its other name waiver create.
+func (a *app) complianceWaiveCmd(name string) *cobra.Command {
+	path := map[string]string{"waive": "waive", "create": "waiver create"}[name]
 	var scope, reason, expires, approver, seen string
 	c := &cobra.Command{
-		Use:   "waive CONTROL",
+		Use:   name + " CONTROL",
 		Short: "Ask that a control that fails be waived until a day",
-		Long: `waive asks for a waiver. It waives nothing until the person that --approved-by names
-has approved it, by redoubt compliance approve over a connection of their own; nobody
+		Long: name + ` asks for a waiver. It waives nothing until the person that --approved-by names
+has approved it, by redoubt compliance waiver approve over a connection of their own; nobody
 approves what they asked for. Waived are the lines of evidence that --report has of
 the control there, as compliance run --format json wrote it: where another line comes
-to them, it fails as before, and so does the waiver. The control is run as before: where it fails it is
-"waived" in reports, with whose word that is; where it does not fail, or the waiver
-has ended, the waiver itself is a finding.`,
+to them, it fails as before, and so does the waiver. The control is run as before:
+where it fails it is "waived" in reports, with whose word that is; where it does not
+fail, or the waiver has ended, the waiver itself is a finding.`,
 		Example: `  redoubt compliance run --format json --out today.json
-  redoubt compliance waive autolock-on --scope node/manager-1 --report today.json --reason 'moves to the new rack' --expires 14d --approved-by bob
+  redoubt compliance ` + path + ` autolock-on --scope node/manager-1 --report today.json --reason 'moves to the new rack' --expires 14d --approved-by bob
 
   # Bob, where he works
-  redoubt compliance approve --context prod ID`,
+  redoubt compliance waiver approve --context prod ID`,
 		Args:              args(1, 1),
 		ValidArgsFunction: controlNames,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -60,7 +69,8 @@ has ended, the waiver itself is a finding.`,
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.Stdout, "%s\nIt waives nothing until %s has run: redoubt compliance approve %[1]s\n", r.GetId(), req.Approver)
+				fmt.Fprintf(a.Stderr, "It waives nothing until %s has run: redoubt compliance waiver approve %s\n", printable(req.Approver), r.GetId())
+				_, err = fmt.Fprintln(a.Stdout, r.GetId())
 				return err
 			})
 		},
@@ -71,6 +81,7 @@ has ended, the waiver itself is a finding.`,
 	f.StringVar(&reason, "reason", "", "why, one line, which is in every report")
 	f.StringVar(&expires, "expires", "", "when it ends: a day as 2027-01-31 (UTC), or in so many days as 30d; 366d at most")
 	f.StringVar(&approver, "approved-by", "", "the person who is to approve it, and is not you")
+	_ = c.RegisterFlagCompletionFunc("approved-by", a.names(-1, personNames)) // fails only where a flag gets two
 	return c
 }
 
@@ -105,13 +116,13 @@ func waivedUntil(s string, now time.Time) (time.Time, error) {
 	return t, nil
 }
 
-func (a *app) complianceApproveCmd() *cobra.Command {
+func (a *app) waiverApproveCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "approve WAIVER",
 		Short: "Approve a waiver that names you",
 		Long: `approve makes a waiver good that names you as who approves it. Read what it says
-first: redoubt compliance waivers. It is never changed after that.`,
-		Example: `  redoubt compliance approve --context prod ID`,
+first: redoubt compliance waiver ls. It is never changed after that.`,
+		Example: `  redoubt compliance waiver approve --context prod ID`,
 		Args:    args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
@@ -119,23 +130,29 @@ first: redoubt compliance waivers. It is never changed after that.`,
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.Stdout, "%s of %s is waived until %s.\n", r.GetWaiver().GetControl(), waivedOf(r.GetWaiver()), unixUTC(r.GetWaiver().GetExpiresAt()).Format(time.RFC3339))
+				w := r.GetWaiver()
+				fmt.Fprintf(a.Stderr, "%s of %s is waived until %s.\n", printable(w.GetControl()), printable(waivedOf(w)), unixUTC(w.GetExpiresAt()).Format(time.RFC3339))
+				_, err = fmt.Fprintln(a.Stdout, w.GetId())
 				return err
 			})
 		},
 	}
 }
 
-func (a *app) complianceUnwaiveCmd() *cobra.Command {
+func (a *app) waiverRmCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:     "unwaive WAIVER",
-		Short:   "Take a waiver out, approved or not",
-		Example: `  redoubt compliance unwaive ID`,
-		Args:    args(1, 1),
+		Use: "rm WAIVER...", Aliases: []string{"remove"}, Short: "Take waivers out, approved or not",
+		Example: `  redoubt compliance waiver rm ID`,
+		Args:    args(1, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
-				_, err := api.RemoveWaiver(ctx, &controlpb.RemoveWaiverRequest{Id: args[0]})
-				return err
+				for _, id := range args {
+					if _, err := api.RemoveWaiver(ctx, &controlpb.RemoveWaiverRequest{Id: id}); err != nil {
+						return err
+					}
+					fmt.Fprintln(a.Stdout, id)
+				}
+				return nil
 			})
 		},
 	}
@@ -154,13 +171,12 @@ type waiverJSON struct {
 	Evidence []string  `json:"evidence"`
 }
 
-func (a *app) complianceWaiversCmd() *cobra.Command {
+func (a *app) waiverLsCmd() *cobra.Command {
 	var out output
 	c := &cobra.Command{
-		Use:   "waivers",
-		Short: "List waivers, and who is asked to approve one",
-		Example: `  redoubt compliance waivers
-  redoubt compliance waivers --format '{{.ID}} {{.State}}'`,
+		Use: "ls", Aliases: []string{"list"}, Short: "List waivers, and who is asked to approve one",
+		Example: `  redoubt compliance waiver ls
+  redoubt compliance waiver ls --format '{{.ID}} {{.State}}'`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
@@ -168,27 +184,29 @@ func (a *app) complianceWaiversCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				var (
-					views []waiverJSON
-					rows  [][]string
-				)
+				var ids []string
+				objects := []waiverJSON{}
+				var rows [][]string
 				for _, w := range r.GetWaivers() {
-					v := waiverJSON{w.GetId(), w.GetControl(), waivedOf(w), "in force", w.GetReason(), w.GetAskedBy(), w.GetApprover(), unixUTC(w.GetExpiresAt()), w.GetEvidence()}
-					switch {
-					case !v.Expires.After(time.Now()):
-						v.State = "expired"
-					case w.GetApprovedAt() == 0:
-						v.State = "not approved"
-					}
-					views = append(views, v)
-					rows = append(rows, []string{v.ID, v.Control, v.Scope, v.State, v.Expires.Format(time.DateOnly), v.AskedBy, v.Approver, v.Reason, strings.Join(v.Evidence, "; ")})
+					v := waiverJSON{w.GetId(), w.GetControl(), waivedOf(w), enumName(w.GetState(), "STATE_"), w.GetReason(), w.GetAskedBy(), w.GetApprover(), unixUTC(w.GetExpiresAt()), w.GetEvidence()}
+					ids, objects = append(ids, v.ID), append(objects, v)
+					rows = append(rows, []string{out.id(v.ID), v.Control, v.Scope, v.State, v.Expires.Format(time.DateOnly), v.AskedBy, v.Approver, out.text(v.Reason), out.text(strings.Join(v.Evidence, "; "))})
 				}
-				return out.list(a.Stdout, nil, views, []string{"WAIVER", "CONTROL", "SCOPE", "STATE", "UNTIL", "ASKED BY", "APPROVER", "REASON", "EVIDENCE"}, rows)
+				return out.list(a.Stdout, ids, objects, []string{"WAIVER", "CONTROL", "SCOPE", "STATE", "UNTIL", "ASKED BY", "APPROVER", "REASON", "EVIDENCE"}, rows)
 			})
 		},
 	}
-	out.flags(c, false)
+	out.flags(c, true)
+	out.noTruncFlag(c)
 	return c
+}
+
+func waiverIDs(ctx context.Context, api *api) (out []string, err error) {
+	r, err := api.ListWaivers(ctx, &controlpb.ListWaiversRequest{})
+	for _, w := range r.GetWaivers() {
+		out = append(out, w.GetId())
+	}
+	return out, err
 }
 
 func waivedOf(w *controlpb.WaiverView) string {

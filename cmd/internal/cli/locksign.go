@@ -193,7 +193,7 @@ func (s *signer) sign(ctx context.Context, c *api, asked, planned *schedulerpb.S
 	}
 	s.tell(base, st)
 	// Before anybody is shown it: a base older than this is one that was left behind.
-	if err := s.memory.RememberSigned(s.chain.Head().GetClusterId(), st.GetService(), st.GetSerial()); err != nil {
+	if err := s.memory.RememberSigned(ctx, s.chain.Head().GetClusterId(), st.GetService(), st.GetSerial()); err != nil {
 		return nil, err
 	}
 	return proto.MarshalOptions{Deterministic: true}.Marshal(signed)

@@ -119,7 +119,7 @@ func TestBaseIsSigned(t *testing.T) {
 	if _, err := s.base(more, b); err != nil {
 		t.Errorf("as many as the deployer says: %v", err)
 	}
-	if err := s.memory.RememberSigned(c.Head().GetClusterId(), "web", 6); err != nil {
+	if err := s.memory.RememberSigned(t.Context(), c.Head().GetClusterId(), "web", 6); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.base(sp, b); err == nil || !strings.Contains(err.Error(), "1970-01-01") {

@@ -1,6 +1,7 @@
 package contexts
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 )
 
 // What this machine signed or went on from last, by cluster and service: a manager that
@@ -37,7 +39,7 @@ func (d Deployers) readSigned() (all lastSigned, _ error) {
 		return all, nil
 	}
 	if err == nil {
-		err = strict(raw, &all)
+		err = strictjson.Decode(raw, &all)
 	}
 	if err != nil {
 		return lastSigned{}, fmt.Errorf("%s, by which this machine knows what was signed last, cannot be read: %w: look at the services, then remove it", path, err)
@@ -46,11 +48,11 @@ func (d Deployers) readSigned() (all lastSigned, _ error) {
 }
 
 // RememberSigned keeps a serial unless a greater one is known.
-func (d Deployers) RememberSigned(cluster, service string, serial int64) error {
+func (d Deployers) RememberSigned(ctx context.Context, cluster, service string, serial int64) error {
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return err
 	}
-	return Store{Dir: d.Dir}.locked(signedFile, func() error { return d.rememberSigned(cluster, service, serial) })
+	return Store{Dir: d.Dir}.locked(ctx, signedFile, func() error { return d.rememberSigned(cluster, service, serial) })
 }
 
 func (d Deployers) rememberSigned(cluster, service string, serial int64) error {

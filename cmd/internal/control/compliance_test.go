@@ -53,7 +53,7 @@ type judged struct {
 	locked bool
 	// records are the other managers; nil: there are none.
 	records control.RecordsOf
-	checks control.NodeChecks
+	checks  control.NodeChecks
 	// records are the other managers; nil: there are none.
 	records control.RecordsOf
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
 
@@ -80,11 +81,11 @@ func (s *Server) CreateWaiver(ctx context.Context, req *controlpb.CreateWaiverRe
 			w.Node = n.GetId()
 		}
 		if pkistore.Waivers.Count(tx) >= maxWaivers {
-			return apierr.State("`redoubt compliance unwaive` those that ended", "there are %d waivers: at most %d are allowed", maxWaivers, maxWaivers)
+			return apierr.State("`redoubt compliance waiver rm` those that ended", "there are %d waivers: at most %d are allowed", maxWaivers, maxWaivers)
 		}
 		for old := range pkistore.Waivers.All(tx) {
 			if old.GetControl() == w.Control && old.GetNode() == w.Node {
-				return apierr.Exists("`redoubt compliance unwaive "+old.GetId()+"` first", "there is a waiver of %s already: %s", w.Control, old.GetId())
+				return apierr.Exists("`redoubt compliance waiver rm "+old.GetId()+"` first", "there is a waiver of %s already: %s", w.Control, old.GetId())
 			}
 		}
 		return pkistore.Waivers.Put(tx, w)
@@ -148,13 +149,13 @@ func (s *Server) ApproveWaiver(ctx context.Context, req *controlpb.ApproveWaiver
 		}
 		w = proto.CloneOf(w)
 		w.ApprovedAt = tx.Now().Unix()
-		resp.Waiver = waiverView(tx, w)
+		resp.Waiver = waiverView(tx, w, tx.Now())
 		return pkistore.Waivers.Put(tx, w)
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.c.Logger.InfoContext(ctx, "a waiver was approved", "waiver", req.GetId(), "approver", by.Name)
+	s.c.Logger.InfoContext(ctx, "a waiver was approved", "waiver", resp.GetWaiver().GetId(), "approver", by.Name)
 	return resp, nil
 }
 
@@ -162,8 +163,12 @@ func (s *Server) ApproveWaiver(ctx context.Context, req *controlpb.ApproveWaiver
 func (s *Server) ListWaivers(ctx context.Context, _ *controlpb.ListWaiversRequest) (*controlpb.ListWaiversResponse, error) {
 	resp := &controlpb.ListWaiversResponse{}
 	return resp, s.view(ctx, func(r *raftstore.ReadTx) error {
+		now := time.Now()
+		if c := r.Clock(); c.After(now) {
+			now = c
+		}
 		for w := range pkistore.Waivers.All(r) {
-			resp.Waivers = append(resp.Waivers, waiverView(r, w))
+			resp.Waivers = append(resp.Waivers, waiverView(r, w, now))
 		}
 		return nil
 	})
@@ -172,10 +177,11 @@ func (s *Server) ListWaivers(ctx context.Context, _ *controlpb.ListWaiversReques
 // RemoveWaiver implements Waivers.
 func (s *Server) RemoveWaiver(ctx context.Context, req *controlpb.RemoveWaiverRequest) (*controlpb.RemoveWaiverResponse, error) {
 	return &controlpb.RemoveWaiverResponse{}, s.update(ctx, func(tx *raftstore.Tx) error {
-		if _, err := waiver(tx, req.GetId()); err != nil {
+		w, err := waiver(tx, req.GetId())
+		if err != nil {
 			return err
 		}
-		return pkistore.Waivers.Delete(tx, req.GetId())
+		return pkistore.Waivers.Delete(tx, w.GetId())
 	})
 }
 
@@ -196,17 +202,27 @@ func forgetApprover(tx *raftstore.Tx, person string) error {
 	return nil
 }
 
-func waiver(tx *raftstore.Tx, id string) (*pkipb.Waiver, error) {
-	w, ok := pkistore.Waivers.Get(tx, id)
-	if !ok {
-		return nil, apierr.NotFound("see `redoubt compliance waivers`", "there is no waiver %q", ident.Clip(id))
+// waiver finds one by its id, or the beginning of it.
+func waiver(tx *raftstore.Tx, ref string) (*pkipb.Waiver, error) {
+	if w, ok := pkistore.Waivers.Get(tx, ref); ok {
+		return w, nil
 	}
-	return w, nil
+	return resolve.Only("waiver", ref, resolve.ByPrefix(pkistore.Waivers, tx, ref))
 }
 
-func waiverView(r raftstore.Reader, w *pkipb.Waiver) *controlpb.WaiverView {
+func waiverState(w *pkipb.Waiver, now time.Time) controlpb.WaiverView_State {
+	switch {
+	case !time.Unix(w.GetExpiresAt(), 0).After(now):
+		return controlpb.WaiverView_STATE_EXPIRED
+	case w.GetApprovedAt() == 0:
+		return controlpb.WaiverView_STATE_WAITING
+	}
+	return controlpb.WaiverView_STATE_IN_FORCE
+}
+
+func waiverView(r raftstore.Reader, w *pkipb.Waiver, now time.Time) *controlpb.WaiverView {
 	n, _ := pkistore.Nodes.Get(r, w.GetNode())
 	return &controlpb.WaiverView{Id: w.GetId(), Control: w.GetControl(), NodeId: w.GetNode(), NodeName: n.GetName(), Reason: w.GetReason(),
 		AskedBy: roles.Named(r, roles.PrincipalOf(w.GetAskedBy())), Approver: roles.Named(r, roles.PrincipalOf(w.GetApprover())),
-		ExpiresAt: w.GetExpiresAt(), ApprovedAt: w.GetApprovedAt(), CreatedAt: w.GetMeta().GetCreatedAt(), Evidence: w.GetEvidence()}
+		ExpiresAt: w.GetExpiresAt(), ApprovedAt: w.GetApprovedAt(), CreatedAt: w.GetMeta().GetCreatedAt(), Evidence: w.GetEvidence(), State: waiverState(w, now)}
 }

@@ -71,7 +71,7 @@ func TestWaivers(t *testing.T) {
 		"the waivers' own": {func(r *controlpb.CreateWaiverRequest) { r.Control, r.Node = "waivers-current", "" }, "no control is called"},
 		"no node":          {func(r *controlpb.CreateWaiverRequest) { r.Node = "" }, "is of each node"},
 		"no such node":     {func(r *controlpb.CreateWaiverRequest) { r.Node = "nowhere" }, "nowhere"},
-		"no reason":        {func(r *controlpb.CreateWaiverRequest) { r.Reason = "  " }, "the reason must be"},
+		"no reason":        {func(r *controlpb.CreateWaiverRequest) { r.Reason = "  " }, "needs a reason"},
 		"a hostile reason": {func(r *controlpb.CreateWaiverRequest) { r.Reason = "a\nb" }, "the reason must be"},
 		"a long reason":    {func(r *controlpb.CreateWaiverRequest) { r.Reason = strings.Repeat("x", 501) }, "the reason must be"},
 		"no evidence":      {func(r *controlpb.CreateWaiverRequest) { r.Evidence = nil }, "1 to 21 lines"},
@@ -98,6 +98,13 @@ func TestWaivers(t *testing.T) {
 	}
 	_, err = w.api.CreateWaiver(root, good(nil))
 	refused("twice", err, "there is a waiver of autolock-on already")
+	state := func(want controlpb.WaiverView_State) {
+		t.Helper()
+		list, err := w.api.ListWaivers(root, &controlpb.ListWaiversRequest{})
+		if err != nil || len(list.GetWaivers()) != 1 || list.GetWaivers()[0].GetState() != want {
+			t.Errorf("%v, %v, want %v", list, err, want)
+		}
+	}
 	approved := func() bool {
 		list, err := w.api.ListWaivers(root, &controlpb.ListWaiversRequest{})
 		if err != nil || len(list.GetWaivers()) != 1 {
@@ -118,10 +125,12 @@ func TestWaivers(t *testing.T) {
 		t.Fatal("it is approved")
 	}
 	_, err = w.api.ApproveWaiver(as("bob"), &controlpb.ApproveWaiverRequest{Id: "other"})
-	refused("another id", err, "there is no waiver")
-	if _, err := w.api.ApproveWaiver(as("bob"), id); err != nil || !approved() {
-		t.Fatal(err)
+	refused("another id", err, "no waiver")
+	state(controlpb.WaiverView_STATE_WAITING)
+	if r, err := w.api.ApproveWaiver(as("bob"), &controlpb.ApproveWaiverRequest{Id: resp.GetId()[:8]}); err != nil || !approved() || r.GetWaiver().GetState() != controlpb.WaiverView_STATE_IN_FORCE {
+		t.Fatal(r, err)
 	}
+	state(controlpb.WaiverView_STATE_IN_FORCE)
 	_, err = w.api.ApproveWaiver(as("bob"), id)
 	refused("again", err, "approved already")
 
@@ -129,7 +138,7 @@ func TestWaivers(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = w.api.RemoveWaiver(root, &controlpb.RemoveWaiverRequest{Id: resp.GetId()})
-	refused("removed twice", err, "there is no waiver")
+	refused("removed twice", err, "no waiver")
 
 	// What ended before it was approved never begins; what waits for somebody who is
 	// removed is not for the next one of that name.
@@ -143,6 +152,7 @@ func TestWaivers(t *testing.T) {
 	})
 	_, err = w.api.ApproveWaiver(as("bob"), &controlpb.ApproveWaiverRequest{Id: resp.GetId()})
 	refused("ended", err, "has ended")
+	state(controlpb.WaiverView_STATE_EXPIRED)
 	if _, err := w.api.RemovePerson(root, &controlpb.RemovePersonRequest{Name: "bob"}); err != nil {
 		t.Fatal(err)
 	}

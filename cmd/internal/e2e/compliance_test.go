@@ -76,7 +76,7 @@ func TestCompliance(t *testing.T) {
 	if out := c.on("manager-1", "compliance", "run", "--scope", "node").stdout; !strings.Contains(out, waiver+": autolock-on of node/manager-1") || !strings.Contains(out, "does not fail") {
 		t.Errorf("a waiver that nothing needs: %s", out)
 	}
-	c.ok("manager-1", "compliance", "unwaive", waiver)
+	c.ok("manager-1", "compliance", "waiver", "rm", waiver)
 	c.compliant("manager-1")
 
 	c.lab("stop", "worker-1")
@@ -243,8 +243,8 @@ func (c *cluster) waives(name string, failing int) string {
 	c.ok(name, "auth", "bind", "approver", "person:bob")
 	waiver, _, _ := strings.Cut(c.ok(name, waive("bob")...), "\n")
 	c.refused(name, 2, fmt.Sprintf("%d failed", failing), nil, "compliance", "run", "--scope", "node")
-	c.refused(name, 5, "", nil, "compliance", "approve", waiver)
-	bob.ok("compliance", "approve", waiver)
+	c.refused(name, 5, "", nil, "compliance", "waiver", "approve", waiver)
+	bob.ok("compliance", "waiver", "approve", waiver)
 	c.refused(name, 2, fmt.Sprintf("%d failed and 0 could not be evaluated, 1 waived", failing-1), nil, "compliance", "run", "--scope", "node")
 	if out := c.on(name, "compliance", "run", "--scope", "node").stdout; !strings.Contains(out, "by person:bob: it moves; ") {
 		c.t.Errorf("what is waived: %s", out)

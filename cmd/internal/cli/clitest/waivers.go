@@ -18,7 +18,7 @@ func (n *Node) CreateWaiver(_ context.Context, r *controlpb.CreateWaiverRequest)
 	if r.GetApprover() != "bob" {
 		return nil, apierr.NotFound("see `redoubt person ls`", "there is no person %q to approve it", r.GetApprover())
 	}
-	w := &controlpb.WaiverView{Id: "w1", Control: r.GetControl(), NodeName: r.GetNode(), Reason: r.GetReason(), AskedBy: "root:m1", Approver: "person:bob", ExpiresAt: r.GetExpiresAt(), Evidence: r.GetEvidence()}
+	w := &controlpb.WaiverView{Id: "w1", Control: r.GetControl(), NodeName: r.GetNode(), Reason: r.GetReason(), AskedBy: "root:m1", Approver: "person:bob", ExpiresAt: r.GetExpiresAt(), Evidence: r.GetEvidence(), State: controlpb.WaiverView_STATE_WAITING}
 	if r.GetNode() != "" {
 		w.NodeId = "id-of-" + r.GetNode()
 	}
@@ -32,9 +32,9 @@ func (n *Node) ApproveWaiver(_ context.Context, r *controlpb.ApproveWaiverReques
 	defer n.mu.Unlock()
 	i := slices.IndexFunc(n.waivers, func(w *controlpb.WaiverView) bool { return w.GetId() == r.GetId() })
 	if i < 0 {
-		return nil, apierr.NotFound("see `redoubt compliance waivers`", "there is no waiver %q", r.GetId())
+		return nil, apierr.NotFound("list them with `redoubt compliance waiver ls`", "there is no waiver %q", r.GetId())
 	}
-	n.waivers[i].ApprovedAt = 1
+	n.waivers[i].ApprovedAt, n.waivers[i].State = 1, controlpb.WaiverView_STATE_IN_FORCE
 	return &controlpb.ApproveWaiverResponse{Waiver: n.waivers[i]}, nil
 }
 
@@ -52,7 +52,7 @@ func (n *Node) RemoveWaiver(_ context.Context, r *controlpb.RemoveWaiverRequest)
 	before := len(n.waivers)
 	n.waivers = slices.DeleteFunc(n.waivers, func(w *controlpb.WaiverView) bool { return w.GetId() == r.GetId() })
 	if len(n.waivers) == before {
-		return nil, apierr.NotFound("see `redoubt compliance waivers`", "there is no waiver %q", r.GetId())
+		return nil, apierr.NotFound("list them with `redoubt compliance waiver ls`", "there is no waiver %q", r.GetId())
 	}
 	return &controlpb.RemoveWaiverResponse{}, nil
 }

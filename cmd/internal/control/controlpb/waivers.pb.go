@@ -24,6 +24,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type WaiverView_State int32
+
+const (
+	WaiverView_STATE_UNSPECIFIED WaiverView_State = 0
+	// It waits for whoever is to approve it.
+	WaiverView_STATE_WAITING  WaiverView_State = 1
+	WaiverView_STATE_IN_FORCE WaiverView_State = 2
+	WaiverView_STATE_EXPIRED  WaiverView_State = 3
+)
+
+// Enum value maps for WaiverView_State.
+var (
+	WaiverView_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_WAITING",
+		2: "STATE_IN_FORCE",
+		3: "STATE_EXPIRED",
+	}
+	WaiverView_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_WAITING":     1,
+		"STATE_IN_FORCE":    2,
+		"STATE_EXPIRED":     3,
+	}
+)
+
+func (x WaiverView_State) Enum() *WaiverView_State {
+	p := new(WaiverView_State)
+	*p = x
+	return p
+}
+
+func (x WaiverView_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WaiverView_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_cmd_internal_control_controlpb_waivers_proto_enumTypes[0].Descriptor()
+}
+
+func (WaiverView_State) Type() protoreflect.EnumType {
+	return &file_cmd_internal_control_controlpb_waivers_proto_enumTypes[0]
+}
+
+func (x WaiverView_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WaiverView_State.Descriptor instead.
+func (WaiverView_State) EnumDescriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_waivers_proto_rawDescGZIP(), []int{6, 0}
+}
+
 type CreateWaiverRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Control string                 `protobuf:"bytes,1,opt,name=control,proto3" json:"control,omitempty"`
@@ -158,8 +211,9 @@ func (x *CreateWaiverResponse) GetId() string {
 }
 
 type ApproveWaiverRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Or the beginning of it, as in all that names a waiver.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,10 +391,12 @@ type WaiverView struct {
 	AskedBy  string `protobuf:"bytes,6,opt,name=asked_by,json=askedBy,proto3" json:"asked_by,omitempty"`
 	Approver string `protobuf:"bytes,7,opt,name=approver,proto3" json:"approver,omitempty"`
 	// Unix seconds; of the approval zero where there is none.
-	ExpiresAt     int64    `protobuf:"varint,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	ApprovedAt    int64    `protobuf:"varint,9,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
-	CreatedAt     int64    `protobuf:"varint,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Evidence      []string `protobuf:"bytes,11,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	ExpiresAt  int64    `protobuf:"varint,8,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	ApprovedAt int64    `protobuf:"varint,9,opt,name=approved_at,json=approvedAt,proto3" json:"approved_at,omitempty"`
+	CreatedAt  int64    `protobuf:"varint,10,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	Evidence   []string `protobuf:"bytes,11,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	// By the leader's clock.
+	State         WaiverView_State `protobuf:"varint,20,opt,name=state,proto3,enum=redoubt.control.v1.WaiverView_State" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,6 +508,13 @@ func (x *WaiverView) GetEvidence() []string {
 	return nil
 }
 
+func (x *WaiverView) GetState() WaiverView_State {
+	if x != nil {
+		return x.State
+	}
+	return WaiverView_STATE_UNSPECIFIED
+}
+
 type RemoveWaiverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -553,7 +616,7 @@ const file_cmd_internal_control_controlpb_waivers_proto_rawDesc = "" +
 	"\x06waiver\x18\x01 \x01(\v2\x1e.redoubt.control.v1.WaiverViewR\x06waiver\"\x14\n" +
 	"\x12ListWaiversRequest\"O\n" +
 	"\x13ListWaiversResponse\x128\n" +
-	"\awaivers\x18\x01 \x03(\v2\x1e.redoubt.control.v1.WaiverViewR\awaivers\"\xb6\x02\n" +
+	"\awaivers\x18\x01 \x03(\v2\x1e.redoubt.control.v1.WaiverViewR\awaivers\"\xcc\x03\n" +
 	"\n" +
 	"WaiverView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -570,7 +633,13 @@ const file_cmd_internal_control_controlpb_waivers_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\n" +
 	" \x01(\x03R\tcreatedAt\x12\x1a\n" +
-	"\bevidence\x18\v \x03(\tR\bevidence\"%\n" +
+	"\bevidence\x18\v \x03(\tR\bevidence\x12:\n" +
+	"\x05state\x18\x14 \x01(\x0e2$.redoubt.control.v1.WaiverView.StateR\x05state\"X\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSTATE_WAITING\x10\x01\x12\x12\n" +
+	"\x0eSTATE_IN_FORCE\x10\x02\x12\x11\n" +
+	"\rSTATE_EXPIRED\x10\x03\"%\n" +
 	"\x13RemoveWaiverRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x16\n" +
 	"\x14RemoveWaiverResponse2\x85\x04\n" +
@@ -604,34 +673,37 @@ func file_cmd_internal_control_controlpb_waivers_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlpb_waivers_proto_rawDescData
 }
 
+var file_cmd_internal_control_controlpb_waivers_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_cmd_internal_control_controlpb_waivers_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_cmd_internal_control_controlpb_waivers_proto_goTypes = []any{
-	(*CreateWaiverRequest)(nil),   // 0: redoubt.control.v1.CreateWaiverRequest
-	(*CreateWaiverResponse)(nil),  // 1: redoubt.control.v1.CreateWaiverResponse
-	(*ApproveWaiverRequest)(nil),  // 2: redoubt.control.v1.ApproveWaiverRequest
-	(*ApproveWaiverResponse)(nil), // 3: redoubt.control.v1.ApproveWaiverResponse
-	(*ListWaiversRequest)(nil),    // 4: redoubt.control.v1.ListWaiversRequest
-	(*ListWaiversResponse)(nil),   // 5: redoubt.control.v1.ListWaiversResponse
-	(*WaiverView)(nil),            // 6: redoubt.control.v1.WaiverView
-	(*RemoveWaiverRequest)(nil),   // 7: redoubt.control.v1.RemoveWaiverRequest
-	(*RemoveWaiverResponse)(nil),  // 8: redoubt.control.v1.RemoveWaiverResponse
+	(WaiverView_State)(0),         // 0: redoubt.control.v1.WaiverView.State
+	(*CreateWaiverRequest)(nil),   // 1: redoubt.control.v1.CreateWaiverRequest
+	(*CreateWaiverResponse)(nil),  // 2: redoubt.control.v1.CreateWaiverResponse
+	(*ApproveWaiverRequest)(nil),  // 3: redoubt.control.v1.ApproveWaiverRequest
+	(*ApproveWaiverResponse)(nil), // 4: redoubt.control.v1.ApproveWaiverResponse
+	(*ListWaiversRequest)(nil),    // 5: redoubt.control.v1.ListWaiversRequest
+	(*ListWaiversResponse)(nil),   // 6: redoubt.control.v1.ListWaiversResponse
+	(*WaiverView)(nil),            // 7: redoubt.control.v1.WaiverView
+	(*RemoveWaiverRequest)(nil),   // 8: redoubt.control.v1.RemoveWaiverRequest
+	(*RemoveWaiverResponse)(nil),  // 9: redoubt.control.v1.RemoveWaiverResponse
 }
 var file_cmd_internal_control_controlpb_waivers_proto_depIdxs = []int32{
-	6, // 0: redoubt.control.v1.ApproveWaiverResponse.waiver:type_name -> redoubt.control.v1.WaiverView
-	6, // 1: redoubt.control.v1.ListWaiversResponse.waivers:type_name -> redoubt.control.v1.WaiverView
-	0, // 2: redoubt.control.v1.Waivers.CreateWaiver:input_type -> redoubt.control.v1.CreateWaiverRequest
-	2, // 3: redoubt.control.v1.Waivers.ApproveWaiver:input_type -> redoubt.control.v1.ApproveWaiverRequest
-	4, // 4: redoubt.control.v1.Waivers.ListWaivers:input_type -> redoubt.control.v1.ListWaiversRequest
-	7, // 5: redoubt.control.v1.Waivers.RemoveWaiver:input_type -> redoubt.control.v1.RemoveWaiverRequest
-	1, // 6: redoubt.control.v1.Waivers.CreateWaiver:output_type -> redoubt.control.v1.CreateWaiverResponse
-	3, // 7: redoubt.control.v1.Waivers.ApproveWaiver:output_type -> redoubt.control.v1.ApproveWaiverResponse
-	5, // 8: redoubt.control.v1.Waivers.ListWaivers:output_type -> redoubt.control.v1.ListWaiversResponse
-	8, // 9: redoubt.control.v1.Waivers.RemoveWaiver:output_type -> redoubt.control.v1.RemoveWaiverResponse
-	6, // [6:10] is the sub-list for method output_type
-	2, // [2:6] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	7, // 0: redoubt.control.v1.ApproveWaiverResponse.waiver:type_name -> redoubt.control.v1.WaiverView
+	7, // 1: redoubt.control.v1.ListWaiversResponse.waivers:type_name -> redoubt.control.v1.WaiverView
+	0, // 2: redoubt.control.v1.WaiverView.state:type_name -> redoubt.control.v1.WaiverView.State
+	1, // 3: redoubt.control.v1.Waivers.CreateWaiver:input_type -> redoubt.control.v1.CreateWaiverRequest
+	3, // 4: redoubt.control.v1.Waivers.ApproveWaiver:input_type -> redoubt.control.v1.ApproveWaiverRequest
+	5, // 5: redoubt.control.v1.Waivers.ListWaivers:input_type -> redoubt.control.v1.ListWaiversRequest
+	8, // 6: redoubt.control.v1.Waivers.RemoveWaiver:input_type -> redoubt.control.v1.RemoveWaiverRequest
+	2, // 7: redoubt.control.v1.Waivers.CreateWaiver:output_type -> redoubt.control.v1.CreateWaiverResponse
+	4, // 8: redoubt.control.v1.Waivers.ApproveWaiver:output_type -> redoubt.control.v1.ApproveWaiverResponse
+	6, // 9: redoubt.control.v1.Waivers.ListWaivers:output_type -> redoubt.control.v1.ListWaiversResponse
+	9, // 10: redoubt.control.v1.Waivers.RemoveWaiver:output_type -> redoubt.control.v1.RemoveWaiverResponse
+	7, // [7:11] is the sub-list for method output_type
+	3, // [3:7] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_waivers_proto_init() }
@@ -644,13 +716,14 @@ func file_cmd_internal_control_controlpb_waivers_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_waivers_proto_rawDesc), len(file_cmd_internal_control_controlpb_waivers_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_cmd_internal_control_controlpb_waivers_proto_goTypes,
 		DependencyIndexes: file_cmd_internal_control_controlpb_waivers_proto_depIdxs,
+		EnumInfos:         file_cmd_internal_control_controlpb_waivers_proto_enumTypes,
 		MessageInfos:      file_cmd_internal_control_controlpb_waivers_proto_msgTypes,
 	}.Build()
 	File_cmd_internal_control_controlpb_waivers_proto = out.File
