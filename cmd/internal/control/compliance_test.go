@@ -51,9 +51,7 @@ type judged struct {
 	*world
 	skews  map[string]time.Duration
 	locked bool
-	// records are the other managers; nil: there are none.
-	records control.RecordsOf
-	checks  control.NodeChecks
+	checks control.NodeChecks
 	// records are the other managers; nil: there are none.
 	records control.RecordsOf
 }
