@@ -1,19 +1,23 @@
 package rund
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
@@ -126,11 +130,17 @@ func TestBinary(t *testing.T) {
 	n.awaitEmpty()
 	stop()
 
-	// Another uid than the configured one is turned away.
+	// Only root of the node and the configured user are let in.
 	_, stop = start(12345)
-	_, err = n.client.Probe(n.ctx(), &rundpb.ProbeRequest{})
-	if status.Code(err) != codes.Unavailable {
-		t.Errorf("uid 0 was admitted in place of 12345: %v", err)
+	if _, err := n.client.Lock(n.ctx(), &rundpb.LockRequest{}); err != nil {
+		t.Errorf("root asks about the deployment lock: %v", err)
+	}
+	for uid, want := range map[int]codes.Code{12345: codes.OK, 12346: codes.Unavailable} {
+		conn := dialAs(t, filepath.Join(n.runDir, "b"), uid)
+		if _, err := rundpb.NewRundClient(conn).Probe(n.ctx(), &rundpb.ProbeRequest{}); status.Code(err) != want {
+			t.Errorf("uid %d: %v, want %v", uid, err, want)
+		}
+		conn.Close()
 	}
 	stop()
 	n.start()
@@ -138,4 +148,38 @@ func TestBinary(t *testing.T) {
 	if out := n.logs.String(); !strings.Contains(out, "may not use this socket") {
 		t.Error("the refusal was not logged")
 	}
+}
+
+// dialAs has a client whose connections the kernel says are of that user, who has no
+// rights by it: the way to the socket is root's.
+func dialAs(t *testing.T, path string, uid int) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, path string) (net.Conn, error) {
+			type dialled struct {
+				conn net.Conn
+				err  error
+			}
+			done := make(chan dialled)
+			go func() {
+				runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+				var d dialled
+				defer func() { done <- d }()
+				if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+					d.err = errno
+					return
+				}
+				if _, _, errno := unix.RawSyscall(unix.SYS_SETFSUID, 0, 0, 0); errno != 0 {
+					d.err = errno
+					return
+				}
+				d.conn, d.err = (&net.Dialer{}).DialContext(ctx, "unix", path)
+			}()
+			d := <-done
+			return d.conn, d.err
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
 }

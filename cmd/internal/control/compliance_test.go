@@ -36,6 +36,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	checks "github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
 
 // alone is a manager without others.
@@ -305,6 +306,11 @@ func TestComplianceAsItIs(t *testing.T) {
 	w := newJudged(t)
 	want := map[string]string{"ca-life": "fail: the issuing CA signs since", "managers-quorum": "fail: manager manager-1 has no vote; 0 managers vote", "managers-spread": "not-applicable: ", "managers-certificates-shown": "not-applicable: ",
 		"managers-quantum-safe": "not-applicable: ", "managers-refuse-strangers": "not-applicable: ", "external-ca-answers": "not-applicable: "}
+	for _, c := range checks.All() {
+		if !c.OfCluster() {
+			want[c.ID] = "error: not judged: nobody asks nodes here"
+		}
+	}
 	for id, got := range w.run() {
 		if prefix, ok := want[id]; !strings.HasPrefix(got, prefix) || !ok && !strings.HasPrefix(got, "pass: ") {
 			t.Errorf("%s: %s, want %s", id, got, want[id])

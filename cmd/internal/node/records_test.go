@@ -226,7 +226,7 @@ func recordsIn(t *testing.T, s *raftstore.Store) (out []*auditpb.Record) {
 func TestNoRecordNoChange(t *testing.T) {
 	w := newCallerWorld(t)
 	ctx := authz.NewContext(context.Background(), authz.Identity{NodeID: strings.Repeat("n", 1<<20)})
-	_, err := w.m.records().Unary(ctx, &controlpb.RemoveServiceRequest{}, &grpc.UnaryServerInfo{FullMethod: "/" + strings.Repeat("x", 1<<14)},
+	_, err := w.m.records().Unary(ctx, &controlpb.RemoveServiceRequest{}, &grpc.UnaryServerInfo{FullMethod: "/" + strings.Repeat("x", 1<<16)},
 		func(ctx context.Context, _ any) (any, error) {
 			return nil, w.m.store.Update(ctx, func(tx *raftstore.Tx) error { return schedstore.RegisterNode(tx, "unseen", false) })
 		})
