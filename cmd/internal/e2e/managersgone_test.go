@@ -239,19 +239,25 @@ func (p *place) loses(name, address string) time.Time {
 }
 
 // ownAddress is a task's, of those that the name has: the one that answers as it.
-func (c *cluster) ownAddress(task taskJSON, name string, places []*place) string {
+func (c *cluster) ownAddress(task taskJSON, name string, places []*place) (own string) {
 	c.t.Helper()
-	addrs, err := places[0].names(name)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, a := range addrs {
-		if body, err := places[0].page(a); err == nil && strings.Contains(body, task.ID[:12]) {
-			return a
+	eventually(c.t, 30*time.Second, func() string {
+		addrs, err := places[0].names(name)
+		if err != nil {
+			return err.Error()
 		}
-	}
-	c.t.Fatalf("none of %v is task %s", addrs, task.Name)
-	return ""
+		said := map[string]string{}
+		for _, a := range addrs {
+			body, err := places[0].page(a)
+			if err == nil && strings.Contains(body, task.ID[:12]) {
+				own = a
+				return ""
+			}
+			said[a] = fmt.Sprintf("%q, %v", body, err)
+		}
+		return fmt.Sprintf("none is task %s: %v", task.Name, said)
+	})
+	return own
 }
 
 func latest(a, b time.Time) time.Time {
