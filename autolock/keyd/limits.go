@@ -159,9 +159,11 @@ var (
 	crlRate    = rate{burst: 64, every: time.Second}
 	// Checkpoints of the audit log: each costs the disk a write.
 	checkpointRate = rate{burst: 64, every: time.Second}
-	releaseRate    = rate{burst: 16, every: 2 * time.Second}
-	denialRate     = rate{burst: 100, every: time.Second} // journal lines of refusals
-	refusalRate    = rate{burst: 256, every: time.Second} // and of what redoubtd refused
+	// Compliance reports: each has a line of the journal.
+	reportRate  = rate{burst: 16, every: 10 * time.Second}
+	releaseRate = rate{burst: 16, every: 2 * time.Second}
+	denialRate  = rate{burst: 100, every: time.Second} // journal lines of refusals
+	refusalRate = rate{burst: 256, every: time.Second} // and of what redoubtd refused
 )
 
 // Wrong keys: the first few cost nothing, then the wait doubles.

@@ -45,7 +45,7 @@ type Server struct {
 	recovery  time.Time
 
 	// Rates, guarded by mu.
-	mints, managers, reseals, issues, workloads, sealings, rewraps, denials, crls, checkpoints, releases, refusals bucket
+	mints, managers, reseals, issues, workloads, sealings, rewraps, denials, crls, checkpoints, reports, releases, refusals bucket
 	// lists are the numbers of the revocation lists signed since the start, by CA.
 	// Guarded by mu.
 	lists map[[32]byte]uint64

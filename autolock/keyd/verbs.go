@@ -185,6 +185,11 @@ func (s *Server) guarded(ctx context.Context, req *keydpb.Request, t fromTPM) (n
 		var r *keydpb.SignCheckpointResponse
 		r, err = s.signCheckpoint(v.SignCheckpoint)
 		resp.Result = &keydpb.Response_SignCheckpoint{SignCheckpoint: r}
+	case *keydpb.Request_SignReport:
+		name = "sign-report"
+		var r *keydpb.SignReportResponse
+		r, err = s.signReport(v.SignReport)
+		resp.Result = &keydpb.Response_SignReport{SignReport: r}
 	case *keydpb.Request_ReadJournal:
 		name = "read-journal"
 		var r *keydpb.ReadJournalResponse

@@ -176,6 +176,11 @@ func (c *Client) SignCheckpoint(ctx context.Context, req *keydpb.SignCheckpointR
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignCheckpoint{SignCheckpoint: req}}, (*keydpb.Response).GetSignCheckpoint)
 }
 
+// SignReport signs the statement about a compliance report, for the cluster.
+func (c *Client) SignReport(ctx context.Context, req *keydpb.SignReportRequest) (*keydpb.SignReportResponse, error) {
+	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_SignReport{SignReport: req}}, (*keydpb.Response).GetSignReport)
+}
+
 // ReadJournal reads what keyd wrote down.
 func (c *Client) ReadJournal(ctx context.Context, req *keydpb.ReadJournalRequest) (*keydpb.ReadJournalResponse, error) {
 	return do(ctx, c, &keydpb.Request{Verb: &keydpb.Request_ReadJournal{ReadJournal: req}}, (*keydpb.Response).GetReadJournal)

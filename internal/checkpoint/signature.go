@@ -80,6 +80,16 @@ type key struct {
 
 var errKey = errors.New("that is no key of an audit log")
 
+// Key writes a public key of another purpose than checkpoints, of that name, for the
+// same files; Open passes it by. ParseKey reads it.
+func Key(name string, public ed25519.PublicKey) string { return writeKey(name, algCluster, public) }
+
+// ParseKey returns name and public key of a written key, or an error where it is none.
+func ParseKey(s string) (name string, public ed25519.PublicKey, err error) {
+	k, err := parseKey(s)
+	return k.name, k.public, err
+}
+
 // CheckKey returns the name of a written key, or an error where it is none.
 func CheckKey(s string) (name string, err error) {
 	k, err := parseKey(s)

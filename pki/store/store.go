@@ -28,6 +28,9 @@ const AccessID = "access"
 // CheckpointID is the id of the only record in AuditCheckpoints.
 const CheckpointID = "newest"
 
+// ReportingID is the id of the only record in Reporting.
+const ReportingID = "reporting"
+
 var (
 	// Nodes has an index of the roles that certificates carry ("worker",
 	// "manager") and one of names, which are not unique.
@@ -75,6 +78,11 @@ var (
 	// Waivers are controls that may fail until a day, because somebody said so.
 	Waivers = raftstore.NewTable[*pkipb.Waiver]("waivers")
 
+	// SignedReports are the newest compliance reports that the cluster signed, and
+	// Reporting holds one record, ReportingID: where their chain is.
+	SignedReports = raftstore.NewTable[*pkipb.SignedReport]("signed_reports")
+	Reporting     = raftstore.NewTable[*pkipb.Reporting]("reporting")
+
 	// KeydJournals says, by manager, how far its keyd's journal is in the audit log.
 	KeydJournals = raftstore.NewTable[*pkipb.KeydJournal]("keyd_journals")
 
@@ -85,7 +93,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, BreakGlasses, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals, Approvals}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, BreakGlasses, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals, Approvals, SignedReports, Reporting}
 }
 
 func nonEmpty(s string) []string {

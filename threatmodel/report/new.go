@@ -69,6 +69,26 @@ func (r *Report) said() map[string]map[control.Outcome]int {
 	return said
 }
 
+// InOwnWords takes what controls are called, how bad it is where they fail, and above all
+// which command mends them, from those that are known here: somebody will run that, and it
+// is not for who made the report to say.
+func (r *Report) InOwnWords(known []control.Control) {
+	waivers := r.ofWaivers()
+	for i := range r.Results {
+		x := &r.Results[i]
+		at := slices.IndexFunc(known, func(c control.Control) bool { return c.ID == x.Control })
+		switch {
+		case at >= 0:
+			x.Title, x.Severity, x.Remedy = known[at].Title, known[at].Severity, known[at].Remedy
+		case x.Control == WaiversControl:
+			x.Title, x.Severity, x.Remedy = waivers.Title, waivers.Severity, waivers.Remedy
+		default:
+			x.Title, x.Remedy = x.Control, "redoubt here is older than the control: upgrade it"
+		}
+	}
+	r.sort()
+}
+
 // judge is what comes of a requirement by what its controls said of all targets.
 func judge(q profile.Requirement, said map[string]map[control.Outcome]int) control.Outcome {
 	switch q.Coverage {

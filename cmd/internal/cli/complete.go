@@ -150,7 +150,7 @@ func (a *app) completions(root *cobra.Command) {
 		"node rotate-mesh-key": a.names(-1, nodeNames),
 		"join-token revoke":    a.names(-1, tokenIDs),
 		"person revoke":        a.names(-1, personNames), "person rm": a.names(-1, personNames), "person invite": a.names(1, personNames),
-		"compliance waiver approve": a.names(1, waiverIDs), "compliance waiver rm": a.names(-1, waiverIDs),
+		"compliance get": a.names(1, reportNumbers), "compliance waiver approve": a.names(1, waiverIDs), "compliance waiver rm": a.names(-1, waiverIDs),
 		"context use": a.contextNames, "context show": a.contextNames, "context rm": a.contextNames,
 	} {
 		c, _, err := root.Find(strings.Fields(path))

@@ -28,7 +28,7 @@ func (a *app) complianceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "compliance", Short: "What nodes and cluster promise, checked against their real state"}
 	group(c)
 	c.AddCommand(a.complianceRunCmd(), a.complianceShowCmd(), a.complianceProfilesCmd(), a.complianceDiffCmd(),
-		a.complianceWaiveCmd("waive"), a.complianceWaiverCmd())
+		a.complianceWaiveCmd("waive"), a.complianceWaiverCmd(), a.complianceVerifyCmd(), a.complianceLsCmd(), a.complianceGetCmd(), a.complianceScheduleCmd())
 	return c
 }
 
@@ -39,6 +39,7 @@ func (a *app) complianceRunCmd() *cobra.Command {
 		to     string
 		before string
 		scope  string
+		sign   bool
 	)
 	c := &cobra.Command{
 		Use:   "run",
@@ -64,6 +65,11 @@ since an older report; json, which ` + "`compliance diff`" + ` reads;
 junit; oscal (1.2.2 assessment-results); prometheus (for node_exporter's textfiles);
 sarif (2.1.0); xccdf (1.2); or a Go template that is run for each result.
 
+--sign has the leader make the report, as --scope cluster has it and by a profile that
+is built in, and its keyd sign it; it is kept with those before (redoubt compliance ls).
+What this command judges itself is signed by nobody. With --format json --out FILE the
+signed statement is in FILE.dsse beside it, for redoubt compliance verify.
+
 A control that fails and is waived (redoubt compliance waive) is "waived", and does
 not count against the node; a waiver that has ended, or that nothing needs, does.
 
@@ -81,6 +87,9 @@ written), 2 a control fails, or something was not evaluated.`,
   # For an auditor
   redoubt compliance run --profile nist-800-190 --format html --out report.html
 
+  # For an auditor who wants it signed
+  redoubt compliance run --sign --format json --out report.json
+
   # What is new since last week
   redoubt compliance run --format json --out today.json
   redoubt compliance diff last-week.json today.json --fail-on-new`,
@@ -93,23 +102,50 @@ written), 2 a control fails, or something was not evaluated.`,
 			if err != nil {
 				return failf(exitNotJudged, "%v", err)
 			}
-			r, err := a.judge(c.Context(), by, scope)
+			if sign && scope == scopeNode {
+				return failf(exitNotJudged, "--sign goes without --scope node: what this machine says of itself is signed by nobody")
+			}
+			var (
+				r      *report.Report
+				signed *signedReport // nil: it is not
+			)
+			if sign {
+				if signed, err = a.judgeSigned(c.Context(), by); err == nil {
+					r = signed.Report
+				}
+			} else {
+				r, err = a.judge(c.Context(), by, scope)
+			}
 			if err == nil && older != nil {
 				err = r.CompareWith(older)
 			}
 			if err != nil {
 				return failf(exitNotJudged, "%v", err)
 			}
-			if to == "" {
+			switch asSigned := signed != nil && format.text == "json"; {
+			case asSigned && to == "":
+				_, err = a.Stdout.Write(signed.text)
+			case asSigned:
+				err = signed.write(to)
+			case to == "":
 				err = a.writeReport(a.Stdout, &format, r)
-			} else if err = atomicfile.WriteFrom(to, 0o600, func(w io.Writer) error { return a.writeReport(w, &format, r) }); err != nil {
-				err = fmt.Errorf("cannot write %s: %w", to, err)
+			default:
+				if err = atomicfile.WriteFrom(to, 0o600, func(w io.Writer) error { return a.writeReport(w, &format, r) }); err != nil {
+					err = fmt.Errorf("cannot write %s: %w", to, err)
+				}
 			}
 			if err != nil {
 				return failf(exitNotJudged, "%v", err)
 			}
-			if !r.Compliant {
-				return failf(exitNotCompliant, "%s: `redoubt compliance show CONTROL` says what to do", sum(r))
+			text := sum(r)
+			if signed != nil {
+				text = fmt.Sprintf("signed as report %d: %s", signed.number, text)
+			}
+			switch {
+			case !r.Compliant:
+				return failf(exitNotCompliant, "%s: `redoubt compliance show CONTROL` says what to do", text)
+			case signed != nil:
+				fmt.Fprintln(a.Stderr, text)
 			}
 			return nil
 		},
@@ -120,6 +156,7 @@ written), 2 a control fails, or something was not evaluated.`,
 	c.Flags().StringVar(&to, "out", "", "write to a file, which only you may read, in place of standard output")
 	c.Flags().StringVar(&scope, "scope", scopeAll, "node: this machine's; cluster: cluster and nodes, by the leader; all: both, where one may ask")
 	fixed(c, "scope", scopeAll, scopeCluster, scopeNode)
+	c.Flags().BoolVar(&sign, "sign", false, "have the leader make, sign and keep the report of cluster and nodes")
 	c.Flags().StringVar(&before, "previous", "", "a report as JSON, to show in an HTML one what changed since")
 	fixed(c, "format", append([]string{"table"}, report.Formats()...)...)
 	_ = c.RegisterFlagCompletionFunc("profile", profileNames)

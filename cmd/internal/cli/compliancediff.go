@@ -22,7 +22,8 @@ profile, and shows what is new, what is judged less, what is gone and what is re
 New is what is bad and was not, or has evidence that it did not have, waived or not;
 what could not be evaluated is as bad as what fails. Less is what was judged and now
 does not apply, or in part alone. Profiles are the same where their contents are.
-Nobody has signed the files: keep them where only those write whom you trust.
+It looks for no signature: redoubt compliance verify does, of reports that the leader
+signed. Keep others where only those write whom you trust.
 
 Exit codes of this command: 0 there is nothing new, or nobody asked; 1 the reports
 cannot be compared; 2 with --fail-on-new, something is new, less or gone.`,

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/waivers"
 	controls "github.com/redoubt-cluster/redoubt/threatmodel/control"
 	"github.com/redoubt-cluster/redoubt/threatmodel/report"
 )
@@ -222,20 +223,11 @@ func waivedOf(w *controlpb.WaiverView) string {
 func unixUTC(unix int64) time.Time { return time.Unix(unix, 0).UTC() }
 
 // waivers are those that were approved, as a report takes them.
-func (a *app) waivers(ctx context.Context) ([]report.Waiver, error) {
-	var all []report.Waiver
-	return all, a.with(ctx, func(ctx context.Context, api *api) error {
+func (a *app) waivers(ctx context.Context) (all []report.Waiver, err error) {
+	err = a.with(ctx, func(ctx context.Context, api *api) error {
 		r, err := api.ListWaivers(ctx, &controlpb.ListWaiversRequest{})
-		for _, w := range r.GetWaivers() {
-			if w.GetApprovedAt() == 0 {
-				continue
-			}
-			scope := report.Target{Kind: "cluster", Name: "cluster"}
-			if w.GetNodeId() != "" {
-				scope = report.Target{Kind: "node", Name: w.GetNodeName(), ID: w.GetNodeId()}
-			}
-			all = append(all, report.Waiver{ID: w.GetId(), Control: w.GetControl(), Scope: scope, Reason: w.GetReason(), Asked: w.GetAskedBy(), Approved: w.GetApprover(), Expires: unixUTC(w.GetExpiresAt()), Evidence: w.GetEvidence()})
-		}
+		all = waivers.Approved(r.GetWaivers())
 		return err
 	})
+	return all, err
 }

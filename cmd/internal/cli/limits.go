@@ -25,6 +25,10 @@ const (
 	// manager says of it.
 	maxCheckpointKeys = 256 << 10
 	maxFault          = 300
+	// maxSignedReport bounds a report that the leader signed, as it does, and
+	// maxUntilSigned what is between its end and its signature, by two clocks.
+	maxSignedReport = 16 << 20
+	maxUntilSigned  = 10 * time.Minute
 	// shipTimeout bounds sending a batch of records to a collector, maxReceipt what it
 	// may say to that, and maxCursorFile the file that says how far it got.
 	shipTimeout   = 2 * time.Minute

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"grab":   cmdGrab,
 			"clean":  cmdClean,
 			"blob":   cmdBlob,
+			"edit":   cmdEdit,
 		},
 	})
 }
@@ -57,6 +59,22 @@ func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs("key.txt"), []byte(n.Key.String()), 0o600))
 	wrong := autolock.NewOperatorKey()
 	ts.Check(os.WriteFile(ts.MkAbs("wrong.txt"), []byte(wrong.String()), 0o600))
+}
+
+// edit FILE OLD NEW [signed]: replaces all OLD in a file that has it; with signed the
+// cluster's signed statement in FILE.dsse is made about the file as it is then.
+func cmdEdit(ts *testscript.TestScript, _ bool, args []string) {
+	old := ts.ReadFile(args[0])
+	text := strings.ReplaceAll(old, args[1], args[2])
+	if text == old {
+		ts.Fatalf("%s has no %q", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+	if len(args) > 3 {
+		envelope, err := clitest.ResignReport("abcdefghijklmnopqrstuvwxya", []byte(ts.ReadFile(args[0]+".dsse")), []byte(text))
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]+".dsse"), envelope, 0o600))
+	}
 }
 
 // person NAME LIFE: makes a context of that name in $XDG_CONFIG_HOME, of a person whose

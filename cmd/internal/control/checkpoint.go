@@ -3,13 +3,11 @@ package control
 import (
 	"bytes"
 	"context"
-	"slices"
 
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
-	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
@@ -28,10 +26,7 @@ func (s *Server) GetCheckpoint(ctx context.Context, _ *controlpb.GetCheckpointRe
 			n, _ := pkistore.Nodes.Get(r, d.GetNodeId())
 			resp.Dissents = append(resp.Dissents, &controlpb.Dissent{Id: d.GetNodeId(), Name: n.GetName(), Reason: d.GetReason(), Forked: d.GetForked()})
 		}
-		keys := slices.SortedFunc(pkistore.AuditKeys.All(r), func(a, b *pkipb.AuditKey) int { return bytes.Compare([]byte(a.GetKey()), []byte(b.GetKey())) })
-		for _, k := range keys {
-			resp.Keys = append(resp.Keys, k.GetKey())
-		}
+		resp.Keys = auditKeys(r)
 		return nil
 	}); err != nil {
 		return nil, err

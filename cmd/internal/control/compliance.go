@@ -18,16 +18,11 @@ import (
 
 // RunCompliance implements controlpb.ComplianceServer.
 func (s *Server) RunCompliance(req *controlpb.RunComplianceRequest, stream controlpb.Compliance_RunComplianceServer) error {
-	ctx := stream.Context()
-	facts, err := s.facts(ctx)
-	if err != nil {
-		return err
-	}
 	asked := checks.All()
 	if len(req.GetControls()) > 0 {
-		asked = slices.DeleteFunc(asked, func(c checks.Control) bool { return !slices.Contains(req.GetControls(), c.ID) })
+		asked = named(req.GetControls())
 	}
-	tell := func(m checks.Member, results []checks.Result) error {
+	return s.judge(stream.Context(), asked, func(m checks.Member, results []checks.Result) error {
 		for _, r := range results {
 			c := r.Control
 			err := stream.Send(&controlpb.RunComplianceResponse{Id: c.ID, Title: c.Title, Severity: string(c.Severity), Scope: string(c.Scope), Reads: c.Reads, Remedy: c.Remedy,
@@ -37,6 +32,20 @@ func (s *Server) RunCompliance(req *controlpb.RunComplianceRequest, stream contr
 			}
 		}
 		return nil
+	})
+}
+
+// named are the controls of those ids.
+func named(ids []string) []checks.Control {
+	return slices.DeleteFunc(checks.All(), func(c checks.Control) bool { return !slices.Contains(ids, c.ID) })
+}
+
+// judge runs the controls of the cluster and its services, has every node judge itself,
+// and tells what comes of them, of one member at a time; of none: of the cluster.
+func (s *Server) judge(ctx context.Context, asked []checks.Control, tell func(checks.Member, []checks.Result) error) error {
+	facts, err := s.facts(ctx)
+	if err != nil {
+		return err
 	}
 	if err := tell(checks.Member{}, checks.RunCluster(ctx, asked, facts)); err != nil {
 		return err

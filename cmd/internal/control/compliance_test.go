@@ -55,6 +55,7 @@ type judged struct {
 	checks control.NodeChecks
 	// records are the other managers; nil: there are none.
 	records control.RecordsOf
+	keyd    reportKeyd
 }
 
 func newJudged(t *testing.T) *judged {
@@ -100,7 +101,8 @@ func (w *judged) lookedAt(look func(ctx context.Context, nodeID, addr string) (*
 	if w.records == nil {
 		w.records = alone{}
 	}
-	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Images: w.world, Logs: w.world, Workloads: w.world, Records: w.records, Mesh: &w.ends,
+	w.keyd.cluster, w.keyd.manager = w.ca.ClusterID, w.manager
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Reports: &w.keyd, Images: w.world, Logs: w.world, Workloads: w.world, Records: w.records, Mesh: &w.ends,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler),
 		Look: look, Checks: w.checks, Skews: func() map[string]time.Duration { return w.skews }, Locked: func(context.Context, string, string) bool { return w.locked }})
 }

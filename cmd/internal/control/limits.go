@@ -117,6 +117,15 @@ const (
 	maxWaivedLines = 21
 	maxWaivedLine  = 240
 
+	// Of signed reports: the bytes of one, and as it is kept, how many are kept and are
+	// where nobody said, and how often the leader makes one by itself.
+	maxReport         = 16 << 20
+	maxPackedReport   = 2 << 20
+	maxReports        = 32
+	defaultReports    = 10
+	minReportInterval = 10 * time.Minute
+	maxReportInterval = 366 * 24 * time.Hour
+
 	// A token that a rotation overtook is minted again mintTries times, mintPause
 	// apart: the leader's keyd takes the next keyset over meanwhile.
 	mintTries = 5

@@ -92,6 +92,8 @@ type Config struct {
 	Mesh      MeshSource
 	// Checks has nodes judge themselves; nil: none is asked.
 	Checks NodeChecks
+	// Reports has keyd sign compliance reports; nil: none is signed.
+	Reports ReportSigner
 	// Records asks the other managers what they have of the audit log.
 	Records RecordsOf
 	// Sessions lists the nodes that are connected now.
@@ -135,6 +137,8 @@ type Server struct {
 	controlpb.UnimplementedImagePolicyServer
 	controlpb.AuthorityServer
 	c Config
+	// chain is held while a compliance report is signed and put behind the one before.
+	chain chan struct{}
 }
 
 // Register has srv answer all of them.
@@ -163,7 +167,7 @@ func New(c Config) *Server {
 	if c.Authority == nil {
 		c.Authority = controlpb.UnimplementedAuthorityServer{}
 	}
-	return &Server{AuthorityServer: c.Authority, c: c}
+	return &Server{AuthorityServer: c.Authority, c: c, chain: make(chan struct{}, 1)}
 }
 
 // update runs one transaction.

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -210,37 +208,14 @@ type assembly struct {
 func (m *managerState) auditPins() (map[string]string, error) {
 	pins := map[string]string{}
 	err := m.store.View(func(r *raftstore.ReadTx) error {
-		for _, k := range auditKeys(r) {
-			if id := m.auditKeyOf(k); id != "" && pins[id] == "" && bytes.Equal(k.GetKeydKey(), keydKeyOf(r, id)) {
+		for _, k := range pki.AuditKeys(r) {
+			if id := pki.AuditKeyOf(m.n.who().ClusterID, k); id != "" && pins[id] == "" && bytes.Equal(k.GetKeydKey(), pki.KeydKeyOf(r, id)) {
 				pins[id] = k.GetKey()
 			}
 		}
 		return nil
 	})
 	return pins, err
-}
-
-// auditKeys are all, those that were met first before others.
-func auditKeys(r raftstore.Reader) []*pkipb.AuditKey {
-	return slices.SortedFunc(pkistore.AuditKeys.All(r), func(a, b *pkipb.AuditKey) int { return cmp.Compare(a.GetMetAt(), b.GetMetAt()) })
-}
-
-// auditKeyOf is the manager whose key it is; empty: it is the cluster's.
-func (m *managerState) auditKeyOf(k *pkipb.AuditKey) string {
-	name, err := checkpoint.CheckKey(k.GetKey())
-	if err != nil {
-		return ""
-	}
-	return checkpoint.NodeOf(m.n.who().ClusterID, name)
-}
-
-// keydKeyOf is the keyd key that is certified for a manager; nil: none is.
-func keydKeyOf(r raftstore.Reader, id string) []byte {
-	n, there := pkistore.Nodes.Get(r, id)
-	if !there {
-		return nil
-	}
-	return pki.CertifiedKeydKey(n)
 }
 
 // maxDissent bounds a reason, in bytes.
@@ -304,17 +279,15 @@ func (m *managerState) lastCheckpoint() (last *pkipb.AuditCheckpoint, err error)
 func (m *managerState) recordCheckpoint(ctx context.Context, a *assembly) error {
 	var fresh []string
 	if err := m.store.View(func(r *raftstore.ReadTx) error {
-		for _, k := range a.keys {
-			if _, there := pkistore.AuditKeys.Get(r, auditKeyID(k)); !there {
-				fresh = append(fresh, k)
-			}
-		}
+		fresh = pki.NewAuditKeys(r, a.keys...)
 		return nil
 	}); err != nil {
 		return err
 	}
 	if len(fresh) > 0 {
-		if err := m.store.Update(m.records().Own(ctx, "audit keys"), func(tx *raftstore.Tx) error { return m.putAuditKeys(tx, fresh, time.Now()) }); err != nil {
+		if err := m.store.Update(m.records().Own(ctx, "audit keys"), func(tx *raftstore.Tx) error {
+			return pki.PutAuditKeys(tx, m.n.who().ClusterID, time.Now(), fresh...)
+		}); err != nil {
 			return err
 		}
 	}
@@ -330,43 +303,4 @@ func (m *managerState) recordCheckpoint(ctx context.Context, a *assembly) error 
 		rec.Note, rec.Size, rec.Dissents = a.note(), a.c.Size, a.dissents
 		return pkistore.AuditCheckpoints.Put(tx, rec)
 	})
-}
-
-func auditKeyID(key string) string {
-	sum := sha256.Sum256([]byte(key))
-	return hex.EncodeToString(sum[:])
-}
-
-// putAuditKeys adds keys, in place of the oldest of managers that are gone where there
-// are too many. A checkpoint that somebody keeps has the cluster's signature: that is
-// never without its key.
-func (m *managerState) putAuditKeys(tx *raftstore.Tx, fresh []string, now time.Time) error {
-	all := auditKeys(tx)
-	room := checkpoint.MaxKeys - len(all)
-	for _, k := range all {
-		if room >= len(fresh) {
-			break
-		}
-		id := m.auditKeyOf(k)
-		if n, there := pkistore.Nodes.Get(tx, id); id == "" || there && !n.GetDenied() {
-			continue
-		}
-		if err := pkistore.AuditKeys.Delete(tx, k.GetId()); err != nil {
-			return err
-		}
-		room++
-	}
-	if room < len(fresh) {
-		return fmt.Errorf("there is no room for another key of the audit log: %d are kept, and each is the cluster's or of a node that is there", len(all))
-	}
-	for _, key := range fresh {
-		k := &pkipb.AuditKey{Id: auditKeyID(key), Key: key, MetAt: now.Unix()}
-		if id := m.auditKeyOf(k); id != "" {
-			k.KeydKey = keydKeyOf(tx, id)
-		}
-		if err := pkistore.AuditKeys.Put(tx, k); err != nil {
-			return err
-		}
-	}
-	return nil
 }

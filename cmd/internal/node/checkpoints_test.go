@@ -18,6 +18,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/wire"
+	"github.com/redoubt-cluster/redoubt/pki"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -289,7 +290,9 @@ func TestKeyIsPinned(t *testing.T) {
 		return checkpoint.ManagerKey(k.cluster, node, public)
 	}
 	add := func(keys ...string) error {
-		return w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error { return w.m.putAuditKeys(tx, keys, time.Now().Add(-time.Hour)) })
+		return w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+			return pki.PutAuditKeys(tx, w.m.n.who().ClusterID, time.Now().Add(-time.Hour), keys...)
+		})
 	}
 	there, gone := ident.New(), key(ident.New())
 	if err := w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error {

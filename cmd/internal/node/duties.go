@@ -13,6 +13,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/autolock/keyd/keydpb"
 	autolockstore "github.com/redoubt-cluster/redoubt/autolock/store"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/authority"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
@@ -161,7 +162,7 @@ func (m *managerState) reseal(ctx context.Context) (bool, error) {
 }
 
 // lead is the leader's work, until ctx ends.
-func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *authority.Server) {
+func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *authority.Server, api *control.Server) {
 	var wg sync.WaitGroup
 	run := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
@@ -186,6 +187,7 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *a
 	run("authorities", func(ctx context.Context) error { return ca.Run(own(ctx, "authorities")) })
 	run("membership", func(ctx context.Context) error { return m.spreadMembership(ctx, d) })
 	run("checkpoints", m.keepCheckpoints)
+	run("reports", func(ctx context.Context) error { return m.keepReports(ctx, api) })
 	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
 	wg.Wait()
 }

@@ -57,8 +57,9 @@ var withKeyd = map[string]string{
 	"Control.CreateBackup": "changes nothing, keyd seals", "Slots.AddSlot": "keyd seals", "Slots.RemoveSlot": "keyd seals", "Slots.SetAutolock": "keyd seals",
 	"Secrets.CreateSecret": "keyd opens it", "Secrets.UpdateSecret": "keyd opens it", "Secrets.RemoveSecret": "keyd opened it",
 	"Control.PromoteNode": "the node does it, with a token", "Control.RotateMeshKey": "the node has to be there", "Control.DemoteNode": "keyd makes a keyset", "Admission.DecidePending": "a machine has to wait",
-	"Waivers.ApproveWaiver": "a person does it, and TestCompliance looks for the record",
-	"Control.ExplainPolicy": "only tells what would be", "ImagePolicy.CheckImage": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
+	"Compliance.SignCompliance": "keyd signs, and TestSignedReports looks for the record",
+	"Waivers.ApproveWaiver":     "a person does it, and TestCompliance looks for the record",
+	"Control.ExplainPolicy":     "only tells what would be", "ImagePolicy.CheckImage": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
 }
 
 // TestEveryChangeIsRecorded makes every kind of change that there is an RPC for
@@ -119,6 +120,7 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Waivers.CreateWaiver", &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "worker", Reason: "it moves", ExpiresAt: time.Now().Add(time.Hour).Unix(), Approver: "mallory", Evidence: []string{"seen"}}},
 		{"Waivers.RemoveWaiver", &controlpb.RemoveWaiverRequest{}},
+		{"Compliance.SetComplianceSchedule", &controlpb.SetComplianceScheduleRequest{Every: 86400}},
 		{"People.RevokePerson", &controlpb.RevokePersonRequest{Name: "mallory"}},
 		{"People.RemovePerson", &controlpb.RemovePersonRequest{Name: "mallory"}},
 		{"Admission.UpdateAdmission", &controlpb.UpdateAdmissionRequest{ApproveManagers: proto.Bool(true)}},

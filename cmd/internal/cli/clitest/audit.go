@@ -128,7 +128,7 @@ func (n *Node) GetCheckpoint(context.Context, *controlpb.GetCheckpointRequest) (
 	}
 	key, sig := sign(1, c.Text())
 	own, cosig := sign(2, checkpoint.CosignText(c.Text(), at))
-	resp := &controlpb.GetCheckpointResponse{Size: r.Log.Size(), Keys: []string{checkpoint.ClusterKey(c, key), checkpoint.ManagerKey(cluster, m1, own)},
+	resp := &controlpb.GetCheckpointResponse{Size: r.Log.Size(), Keys: []string{checkpoint.ClusterKey(c, key), checkpoint.ManagerKey(cluster, m1, own), reportKey(cluster)},
 		Note: checkpoint.Note(c, checkpoint.ClusterLine(c, key, sig), checkpoint.ManagerLine(cluster, m1, own, at, cosig))}
 	if n.away {
 		resp.Dissents = []*controlpb.Dissent{{Id: "m3", Name: "manager-3", Reason: "no\x1b route"}, {Id: "m4", Forked: true, Reason: "it has another audit log"}}

@@ -65,6 +65,8 @@ type Node struct {
 	bindings []*controlpb.BindingView
 	policies []*controlpb.AccessPolicyView
 	waivers  []*controlpb.WaiverView
+	reports  []*controlpb.SignedReport // the oldest first
+	schedule *controlpb.SetComplianceScheduleRequest
 	people   []*controlpb.PersonView
 	waiting  []*controlpb.ApprovalView
 	images   []byte // the image policy

@@ -5,7 +5,7 @@
 // source: cmd/internal/control/controlpb/compliance.proto
 
 // Controls of the cluster: what it promises, judged by what its leader knows and by
-// what its nodes answer.
+// what its nodes answer, and the reports of that which it signs.
 
 package controlpb
 
@@ -209,6 +209,522 @@ func (x *RunComplianceResponse) GetNodeName() string {
 	return ""
 }
 
+type SignComplianceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of a profile that the leader's version has.
+	Profile       string `protobuf:"bytes,1,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignComplianceRequest) Reset() {
+	*x = SignComplianceRequest{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignComplianceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignComplianceRequest) ProtoMessage() {}
+
+func (x *SignComplianceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignComplianceRequest.ProtoReflect.Descriptor instead.
+func (*SignComplianceRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SignComplianceRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+type SignComplianceResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Report *SignedReport          `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	// Keys of which one verifies it, as a checkpoint's.
+	Keys          []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignComplianceResponse) Reset() {
+	*x = SignComplianceResponse{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignComplianceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignComplianceResponse) ProtoMessage() {}
+
+func (x *SignComplianceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignComplianceResponse.ProtoReflect.Descriptor instead.
+func (*SignComplianceResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SignComplianceResponse) GetReport() *SignedReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *SignComplianceResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type SignedReport struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// The report as JSON, and the DSSE envelope over the statement about it; left out
+	// where reports are listed.
+	Report   []byte `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`
+	Envelope []byte `protobuf:"bytes,3,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	// The id of the profile; what the report says of itself.
+	Profile   string `protobuf:"bytes,4,opt,name=profile,proto3" json:"profile,omitempty"`
+	Compliant bool   `protobuf:"varint,5,opt,name=compliant,proto3" json:"compliant,omitempty"`
+	// Unix seconds.
+	At int64 `protobuf:"varint,6,opt,name=at,proto3" json:"at,omitempty"`
+	// "person:NAME", "root:NODE" or "schedule".
+	AskedBy       string `protobuf:"bytes,7,opt,name=asked_by,json=askedBy,proto3" json:"asked_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedReport) Reset() {
+	*x = SignedReport{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedReport) ProtoMessage() {}
+
+func (x *SignedReport) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedReport.ProtoReflect.Descriptor instead.
+func (*SignedReport) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SignedReport) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SignedReport) GetReport() []byte {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *SignedReport) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *SignedReport) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *SignedReport) GetCompliant() bool {
+	if x != nil {
+		return x.Compliant
+	}
+	return false
+}
+
+func (x *SignedReport) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *SignedReport) GetAskedBy() string {
+	if x != nil {
+		return x.AskedBy
+	}
+	return ""
+}
+
+type SetComplianceScheduleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Seconds; 0: none is made.
+	Every int64 `protobuf:"varint,1,opt,name=every,proto3" json:"every,omitempty"`
+	// How many signed reports are kept; 0: as many as before.
+	Keep uint32 `protobuf:"varint,2,opt,name=keep,proto3" json:"keep,omitempty"`
+	// The name of a profile that the leader's version has; empty: redoubt-baseline.
+	Profile       string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetComplianceScheduleRequest) Reset() {
+	*x = SetComplianceScheduleRequest{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetComplianceScheduleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetComplianceScheduleRequest) ProtoMessage() {}
+
+func (x *SetComplianceScheduleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetComplianceScheduleRequest.ProtoReflect.Descriptor instead.
+func (*SetComplianceScheduleRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SetComplianceScheduleRequest) GetEvery() int64 {
+	if x != nil {
+		return x.Every
+	}
+	return 0
+}
+
+func (x *SetComplianceScheduleRequest) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *SetComplianceScheduleRequest) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+type SetComplianceScheduleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetComplianceScheduleResponse) Reset() {
+	*x = SetComplianceScheduleResponse{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetComplianceScheduleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetComplianceScheduleResponse) ProtoMessage() {}
+
+func (x *SetComplianceScheduleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetComplianceScheduleResponse.ProtoReflect.Descriptor instead.
+func (*SetComplianceScheduleResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{6}
+}
+
+type ListReportsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReportsRequest) Reset() {
+	*x = ListReportsRequest{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReportsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReportsRequest) ProtoMessage() {}
+
+func (x *ListReportsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReportsRequest.ProtoReflect.Descriptor instead.
+func (*ListReportsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{7}
+}
+
+type ListReportsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Reports []*SignedReport `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	// As SetComplianceScheduleRequest.
+	Every   int64  `protobuf:"varint,2,opt,name=every,proto3" json:"every,omitempty"`
+	Keep    uint32 `protobuf:"varint,3,opt,name=keep,proto3" json:"keep,omitempty"`
+	Profile string `protobuf:"bytes,4,opt,name=profile,proto3" json:"profile,omitempty"`
+	// When the next is due, in Unix seconds; 0 where there is no schedule.
+	Next int64 `protobuf:"varint,5,opt,name=next,proto3" json:"next,omitempty"`
+	// As GetReportResponse.
+	Keys          []string `protobuf:"bytes,6,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReportsResponse) Reset() {
+	*x = ListReportsResponse{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReportsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReportsResponse) ProtoMessage() {}
+
+func (x *ListReportsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReportsResponse.ProtoReflect.Descriptor instead.
+func (*ListReportsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListReportsResponse) GetReports() []*SignedReport {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
+func (x *ListReportsResponse) GetEvery() int64 {
+	if x != nil {
+		return x.Every
+	}
+	return 0
+}
+
+func (x *ListReportsResponse) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *ListReportsResponse) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *ListReportsResponse) GetNext() int64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *ListReportsResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type GetReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0: the newest.
+	Number        uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReportRequest) Reset() {
+	*x = GetReportRequest{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReportRequest) ProtoMessage() {}
+
+func (x *GetReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReportRequest.ProtoReflect.Descriptor instead.
+func (*GetReportRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetReportRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type GetReportResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Report *SignedReport          `protobuf:"bytes,1,opt,name=report,proto3" json:"report,omitempty"`
+	// Keys of which one verifies it, as a checkpoint's.
+	Keys          []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetReportResponse) Reset() {
+	*x = GetReportResponse{}
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetReportResponse) ProtoMessage() {}
+
+func (x *GetReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_compliance_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetReportResponse.ProtoReflect.Descriptor instead.
+func (*GetReportResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GetReportResponse) GetReport() *SignedReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *GetReportResponse) GetKeys() []string {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 var File_cmd_internal_control_controlpb_compliance_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_compliance_proto_rawDesc = "" +
@@ -229,13 +745,60 @@ const file_cmd_internal_control_controlpb_compliance_proto_rawDesc = "" +
 	"\acluster\x18\n" +
 	" \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\v \x01(\tR\x04node\x12\x1b\n" +
-	"\tnode_name\x18\f \x01(\tR\bnodeName2\x92\x01\n" +
+	"\tnode_name\x18\f \x01(\tR\bnodeName\"1\n" +
+	"\x15SignComplianceRequest\x12\x18\n" +
+	"\aprofile\x18\x01 \x01(\tR\aprofile\"f\n" +
+	"\x16SignComplianceResponse\x128\n" +
+	"\x06report\x18\x01 \x01(\v2 .redoubt.control.v1.SignedReportR\x06report\x12\x12\n" +
+	"\x04keys\x18\x02 \x03(\tR\x04keys\"\xbd\x01\n" +
+	"\fSignedReport\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06report\x18\x02 \x01(\fR\x06report\x12\x1a\n" +
+	"\benvelope\x18\x03 \x01(\fR\benvelope\x12\x18\n" +
+	"\aprofile\x18\x04 \x01(\tR\aprofile\x12\x1c\n" +
+	"\tcompliant\x18\x05 \x01(\bR\tcompliant\x12\x0e\n" +
+	"\x02at\x18\x06 \x01(\x03R\x02at\x12\x19\n" +
+	"\basked_by\x18\a \x01(\tR\aaskedBy\"b\n" +
+	"\x1cSetComplianceScheduleRequest\x12\x14\n" +
+	"\x05every\x18\x01 \x01(\x03R\x05every\x12\x12\n" +
+	"\x04keep\x18\x02 \x01(\rR\x04keep\x12\x18\n" +
+	"\aprofile\x18\x03 \x01(\tR\aprofile\"\x1f\n" +
+	"\x1dSetComplianceScheduleResponse\"\x14\n" +
+	"\x12ListReportsRequest\"\xbd\x01\n" +
+	"\x13ListReportsResponse\x12:\n" +
+	"\areports\x18\x01 \x03(\v2 .redoubt.control.v1.SignedReportR\areports\x12\x14\n" +
+	"\x05every\x18\x02 \x01(\x03R\x05every\x12\x12\n" +
+	"\x04keep\x18\x03 \x01(\rR\x04keep\x12\x18\n" +
+	"\aprofile\x18\x04 \x01(\tR\aprofile\x12\x12\n" +
+	"\x04next\x18\x05 \x01(\x03R\x04next\x12\x12\n" +
+	"\x04keys\x18\x06 \x03(\tR\x04keys\"*\n" +
+	"\x10GetReportRequest\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"a\n" +
+	"\x11GetReportResponse\x128\n" +
+	"\x06report\x18\x01 \x01(\v2 .redoubt.control.v1.SignedReportR\x06report\x12\x12\n" +
+	"\x04keys\x18\x02 \x03(\tR\x04keys2\xb4\x05\n" +
 	"\n" +
 	"Compliance\x12\x83\x01\n" +
 	"\rRunCompliance\x12(.redoubt.control.v1.RunComplianceRequest\x1a).redoubt.control.v1.RunComplianceResponse\"\x1b\x9a\xe5\x18\x17\n" +
 	"\x03\x05\t\n" +
 	"\x12\x10\n" +
-	"\x0ecompliance.run0\x01BCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
+	"\x0ecompliance.run0\x01\x12\x85\x01\n" +
+	"\x0eSignCompliance\x12).redoubt.control.v1.SignComplianceRequest\x1a*.redoubt.control.v1.SignComplianceResponse\"\x1c\x9a\xe5\x18\x18\n" +
+	"\x03\x05\t\n" +
+	"\x12\x11\n" +
+	"\x0fcompliance.sign\x12\x9e\x01\n" +
+	"\x15SetComplianceSchedule\x120.redoubt.control.v1.SetComplianceScheduleRequest\x1a1.redoubt.control.v1.SetComplianceScheduleResponse\" \x9a\xe5\x18\x1c\n" +
+	"\x03\x05\t\n" +
+	"\x12\x15\n" +
+	"\x13compliance.schedule\x12|\n" +
+	"\vListReports\x12&.redoubt.control.v1.ListReportsRequest\x1a'.redoubt.control.v1.ListReportsResponse\"\x1c\x9a\xe5\x18\x18\n" +
+	"\x03\x05\t\n" +
+	"\x12\x11\n" +
+	"\x0fcompliance.list\x12y\n" +
+	"\tGetReport\x12$.redoubt.control.v1.GetReportRequest\x1a%.redoubt.control.v1.GetReportResponse\"\x1f\x9a\xe5\x18\x1b\n" +
+	"\x03\x05\t\n" +
+	"\x12\x14\n" +
+	"\x12compliance.inspectBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
 	file_cmd_internal_control_controlpb_compliance_proto_rawDescOnce sync.Once
@@ -249,19 +812,39 @@ func file_cmd_internal_control_controlpb_compliance_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlpb_compliance_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlpb_compliance_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_cmd_internal_control_controlpb_compliance_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_cmd_internal_control_controlpb_compliance_proto_goTypes = []any{
-	(*RunComplianceRequest)(nil),  // 0: redoubt.control.v1.RunComplianceRequest
-	(*RunComplianceResponse)(nil), // 1: redoubt.control.v1.RunComplianceResponse
+	(*RunComplianceRequest)(nil),          // 0: redoubt.control.v1.RunComplianceRequest
+	(*RunComplianceResponse)(nil),         // 1: redoubt.control.v1.RunComplianceResponse
+	(*SignComplianceRequest)(nil),         // 2: redoubt.control.v1.SignComplianceRequest
+	(*SignComplianceResponse)(nil),        // 3: redoubt.control.v1.SignComplianceResponse
+	(*SignedReport)(nil),                  // 4: redoubt.control.v1.SignedReport
+	(*SetComplianceScheduleRequest)(nil),  // 5: redoubt.control.v1.SetComplianceScheduleRequest
+	(*SetComplianceScheduleResponse)(nil), // 6: redoubt.control.v1.SetComplianceScheduleResponse
+	(*ListReportsRequest)(nil),            // 7: redoubt.control.v1.ListReportsRequest
+	(*ListReportsResponse)(nil),           // 8: redoubt.control.v1.ListReportsResponse
+	(*GetReportRequest)(nil),              // 9: redoubt.control.v1.GetReportRequest
+	(*GetReportResponse)(nil),             // 10: redoubt.control.v1.GetReportResponse
 }
 var file_cmd_internal_control_controlpb_compliance_proto_depIdxs = []int32{
-	0, // 0: redoubt.control.v1.Compliance.RunCompliance:input_type -> redoubt.control.v1.RunComplianceRequest
-	1, // 1: redoubt.control.v1.Compliance.RunCompliance:output_type -> redoubt.control.v1.RunComplianceResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	4,  // 0: redoubt.control.v1.SignComplianceResponse.report:type_name -> redoubt.control.v1.SignedReport
+	4,  // 1: redoubt.control.v1.ListReportsResponse.reports:type_name -> redoubt.control.v1.SignedReport
+	4,  // 2: redoubt.control.v1.GetReportResponse.report:type_name -> redoubt.control.v1.SignedReport
+	0,  // 3: redoubt.control.v1.Compliance.RunCompliance:input_type -> redoubt.control.v1.RunComplianceRequest
+	2,  // 4: redoubt.control.v1.Compliance.SignCompliance:input_type -> redoubt.control.v1.SignComplianceRequest
+	5,  // 5: redoubt.control.v1.Compliance.SetComplianceSchedule:input_type -> redoubt.control.v1.SetComplianceScheduleRequest
+	7,  // 6: redoubt.control.v1.Compliance.ListReports:input_type -> redoubt.control.v1.ListReportsRequest
+	9,  // 7: redoubt.control.v1.Compliance.GetReport:input_type -> redoubt.control.v1.GetReportRequest
+	1,  // 8: redoubt.control.v1.Compliance.RunCompliance:output_type -> redoubt.control.v1.RunComplianceResponse
+	3,  // 9: redoubt.control.v1.Compliance.SignCompliance:output_type -> redoubt.control.v1.SignComplianceResponse
+	6,  // 10: redoubt.control.v1.Compliance.SetComplianceSchedule:output_type -> redoubt.control.v1.SetComplianceScheduleResponse
+	8,  // 11: redoubt.control.v1.Compliance.ListReports:output_type -> redoubt.control.v1.ListReportsResponse
+	10, // 12: redoubt.control.v1.Compliance.GetReport:output_type -> redoubt.control.v1.GetReportResponse
+	8,  // [8:13] is the sub-list for method output_type
+	3,  // [3:8] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_compliance_proto_init() }
@@ -275,7 +858,7 @@ func file_cmd_internal_control_controlpb_compliance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_compliance_proto_rawDesc), len(file_cmd_internal_control_controlpb_compliance_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -5,7 +5,7 @@
 // source: cmd/internal/control/controlpb/compliance.proto
 
 // Controls of the cluster: what it promises, judged by what its leader knows and by
-// what its nodes answer.
+// what its nodes answer, and the reports of that which it signs.
 
 package controlpb
 
@@ -22,7 +22,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Compliance_RunCompliance_FullMethodName = "/redoubt.control.v1.Compliance/RunCompliance"
+	Compliance_RunCompliance_FullMethodName         = "/redoubt.control.v1.Compliance/RunCompliance"
+	Compliance_SignCompliance_FullMethodName        = "/redoubt.control.v1.Compliance/SignCompliance"
+	Compliance_SetComplianceSchedule_FullMethodName = "/redoubt.control.v1.Compliance/SetComplianceSchedule"
+	Compliance_ListReports_FullMethodName           = "/redoubt.control.v1.Compliance/ListReports"
+	Compliance_GetReport_FullMethodName             = "/redoubt.control.v1.Compliance/GetReport"
 )
 
 // ComplianceClient is the client API for Compliance service.
@@ -35,6 +39,13 @@ type ComplianceClient interface {
 	// and streams a result of each as it comes. What could not be evaluated, as a node
 	// that does not answer, is a result, too.
 	RunCompliance(ctx context.Context, in *RunComplianceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[RunComplianceResponse], error)
+	// Judges the cluster by a profile, has keyd sign the report, and keeps it.
+	SignCompliance(ctx context.Context, in *SignComplianceRequest, opts ...grpc.CallOption) (*SignComplianceResponse, error)
+	// Changes how often the leader makes such a report by itself, and how many are kept.
+	SetComplianceSchedule(ctx context.Context, in *SetComplianceScheduleRequest, opts ...grpc.CallOption) (*SetComplianceScheduleResponse, error)
+	// The reports that are kept, without what they say, and the schedule.
+	ListReports(ctx context.Context, in *ListReportsRequest, opts ...grpc.CallOption) (*ListReportsResponse, error)
+	GetReport(ctx context.Context, in *GetReportRequest, opts ...grpc.CallOption) (*GetReportResponse, error)
 }
 
 type complianceClient struct {
@@ -64,6 +75,46 @@ func (c *complianceClient) RunCompliance(ctx context.Context, in *RunComplianceR
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Compliance_RunComplianceClient = grpc.ServerStreamingClient[RunComplianceResponse]
 
+func (c *complianceClient) SignCompliance(ctx context.Context, in *SignComplianceRequest, opts ...grpc.CallOption) (*SignComplianceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignComplianceResponse)
+	err := c.cc.Invoke(ctx, Compliance_SignCompliance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *complianceClient) SetComplianceSchedule(ctx context.Context, in *SetComplianceScheduleRequest, opts ...grpc.CallOption) (*SetComplianceScheduleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetComplianceScheduleResponse)
+	err := c.cc.Invoke(ctx, Compliance_SetComplianceSchedule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *complianceClient) ListReports(ctx context.Context, in *ListReportsRequest, opts ...grpc.CallOption) (*ListReportsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReportsResponse)
+	err := c.cc.Invoke(ctx, Compliance_ListReports_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *complianceClient) GetReport(ctx context.Context, in *GetReportRequest, opts ...grpc.CallOption) (*GetReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetReportResponse)
+	err := c.cc.Invoke(ctx, Compliance_GetReport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ComplianceServer is the server API for Compliance service.
 // All implementations must embed UnimplementedComplianceServer
 // for forward compatibility.
@@ -74,6 +125,13 @@ type ComplianceServer interface {
 	// and streams a result of each as it comes. What could not be evaluated, as a node
 	// that does not answer, is a result, too.
 	RunCompliance(*RunComplianceRequest, grpc.ServerStreamingServer[RunComplianceResponse]) error
+	// Judges the cluster by a profile, has keyd sign the report, and keeps it.
+	SignCompliance(context.Context, *SignComplianceRequest) (*SignComplianceResponse, error)
+	// Changes how often the leader makes such a report by itself, and how many are kept.
+	SetComplianceSchedule(context.Context, *SetComplianceScheduleRequest) (*SetComplianceScheduleResponse, error)
+	// The reports that are kept, without what they say, and the schedule.
+	ListReports(context.Context, *ListReportsRequest) (*ListReportsResponse, error)
+	GetReport(context.Context, *GetReportRequest) (*GetReportResponse, error)
 	mustEmbedUnimplementedComplianceServer()
 }
 
@@ -86,6 +144,18 @@ type UnimplementedComplianceServer struct{}
 
 func (UnimplementedComplianceServer) RunCompliance(*RunComplianceRequest, grpc.ServerStreamingServer[RunComplianceResponse]) error {
 	return status.Error(codes.Unimplemented, "method RunCompliance not implemented")
+}
+func (UnimplementedComplianceServer) SignCompliance(context.Context, *SignComplianceRequest) (*SignComplianceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignCompliance not implemented")
+}
+func (UnimplementedComplianceServer) SetComplianceSchedule(context.Context, *SetComplianceScheduleRequest) (*SetComplianceScheduleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetComplianceSchedule not implemented")
+}
+func (UnimplementedComplianceServer) ListReports(context.Context, *ListReportsRequest) (*ListReportsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReports not implemented")
+}
+func (UnimplementedComplianceServer) GetReport(context.Context, *GetReportRequest) (*GetReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetReport not implemented")
 }
 func (UnimplementedComplianceServer) mustEmbedUnimplementedComplianceServer() {}
 func (UnimplementedComplianceServer) testEmbeddedByValue()                    {}
@@ -119,13 +189,102 @@ func _Compliance_RunCompliance_Handler(srv interface{}, stream grpc.ServerStream
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Compliance_RunComplianceServer = grpc.ServerStreamingServer[RunComplianceResponse]
 
+func _Compliance_SignCompliance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignComplianceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ComplianceServer).SignCompliance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compliance_SignCompliance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ComplianceServer).SignCompliance(ctx, req.(*SignComplianceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Compliance_SetComplianceSchedule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetComplianceScheduleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ComplianceServer).SetComplianceSchedule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compliance_SetComplianceSchedule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ComplianceServer).SetComplianceSchedule(ctx, req.(*SetComplianceScheduleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Compliance_ListReports_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReportsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ComplianceServer).ListReports(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compliance_ListReports_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ComplianceServer).ListReports(ctx, req.(*ListReportsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Compliance_GetReport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ComplianceServer).GetReport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Compliance_GetReport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ComplianceServer).GetReport(ctx, req.(*GetReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Compliance_ServiceDesc is the grpc.ServiceDesc for Compliance service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Compliance_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "redoubt.control.v1.Compliance",
 	HandlerType: (*ComplianceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "SignCompliance",
+			Handler:    _Compliance_SignCompliance_Handler,
+		},
+		{
+			MethodName: "SetComplianceSchedule",
+			Handler:    _Compliance_SetComplianceSchedule_Handler,
+		},
+		{
+			MethodName: "ListReports",
+			Handler:    _Compliance_ListReports_Handler,
+		},
+		{
+			MethodName: "GetReport",
+			Handler:    _Compliance_GetReport_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "RunCompliance",
