@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/keyscan"
@@ -22,6 +23,59 @@ import (
 type archive struct {
 	dir  string
 	bind *binder
+
+	// full are segments to write before they leave the state, so that nothing waits for
+	// the disk when they do: see run. Nil: they are written when they leave.
+	full    chan auditlog.Segment
+	mu      sync.Mutex               // guards written
+	written map[uint64]auditlog.Hash // those that run wrote and that have not left yet, by number
+}
+
+func newArchive(dir string, bind *binder) *archive {
+	return &archive{dir: dir, bind: bind, full: make(chan auditlog.Segment, keptSegments), written: map[uint64]auditlog.Hash{}}
+}
+
+// run writes what ahead is given until stop is closed. What it fails at, or is not there
+// for, keep does.
+func (a *archive) run(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		case s := <-a.full:
+			a.writeAhead(s)
+		}
+	}
+}
+
+func (a *archive) writeAhead(s auditlog.Segment) {
+	if a.write(s) != nil {
+		return // keep will say why
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.written[s.Number] = s.Root()
+}
+
+// ahead offers the segments of l that before did not have full.
+func (a *archive) ahead(before, l auditlog.Log) {
+	for _, s := range l.Kept() {
+		if s.Number >= before.Segments() {
+			select {
+			case a.full <- s:
+			default:
+			}
+		}
+	}
+}
+
+// wrote reports whether run has written that segment, which now leaves the state.
+func (a *archive) wrote(s auditlog.Segment) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	root, ok := a.written[s.Number]
+	maps.DeleteFunc(a.written, func(n uint64, _ auditlog.Hash) bool { return n <= s.Number })
+	return ok && root == s.Root()
 }
 
 // errArchive is why a manager stops that cannot keep a segment.
@@ -65,16 +119,23 @@ func (a *archive) open(n uint64, want auditlog.Hash, decode func([]byte, uint64,
 
 // keep writes a segment, unless it is there.
 func (a *archive) keep(s auditlog.Segment) error {
+	if a.wrote(s) {
+		return nil
+	}
 	if _, err := a.open(s.Number, s.Root(), auditlog.Decode); err == nil {
 		return nil // the log is applied again
 	}
+	return a.write(s)
+}
+
+func (a *archive) write(s auditlog.Segment) error {
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return err
 	}
-	return a.write(s.Number, s.Encode())
+	return a.writeSealed(s.Number, s.Encode())
 }
 
-func (a *archive) write(n uint64, plain []byte) error {
+func (a *archive) writeSealed(n uint64, plain []byte) error {
 	sealed, err := a.bind.sealer.Seal(labelFile, a.aad(n), plain)
 	if err != nil {
 		return err
@@ -125,22 +186,25 @@ func (a *archive) resealOne(n uint64) error {
 		return fmt.Errorf("it %w", unopened(err))
 	}
 	defer clear(plain)
-	return a.write(n, plain)
+	return a.writeSealed(n, plain)
 }
 
 // archived hands over what leaves the state, before it does.
 func (f *fsm) archived(l auditlog.Log) (auditlog.Log, error) {
-	for f.archive != nil {
+	if f.archive == nil {
+		return l, nil
+	}
+	for {
 		s, more := l.Oldest(keptSegments)
 		if !more {
-			break
+			f.archive.ahead(f.state.audit, l)
+			return l, nil
 		}
 		if err := f.archive.keep(s); err != nil {
 			return l, fmt.Errorf("%w: %w", errArchive, err)
 		}
 		l = l.Without()
 	}
-	return l, nil
 }
 
 // MissingError: this manager does not have that segment of the audit log.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
@@ -27,7 +28,7 @@ func recordingFSM(t testing.TB, dir string) *fsm {
 		t.Fatal(err)
 	}
 	f.level = recordSince
-	f.archive = &archive{dir: dir, bind: newBinder(&Config{ClusterID: "c", NodeID: "n", Sealer: testseal.New()})}
+	f.archive = newArchive(dir, newBinder(&Config{ClusterID: "c", NodeID: "n", Sealer: testseal.New()}))
 	return f
 }
 
@@ -196,7 +197,7 @@ func TestSegmentOnDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	plain := bytes.Replace(s.Encode(), s.Entries[3].Record, bytes.Repeat([]byte("y"), len(s.Entries[3].Record)), 1)
-	if err := f.archive.write(1, plain); err != nil {
+	if err := f.archive.writeSealed(1, plain); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
@@ -206,6 +207,58 @@ func TestSegmentOnDisk(t *testing.T) {
 	if err := logOf(t, f).Verify(t.Context(), nil); !errors.As(err, &bad) || bad.Entry != 1027 {
 		t.Errorf("an entry changed by hand: %v", err)
 	}
+}
+
+// TestSegmentsAreWrittenAhead: a segment that is full is offered to be written, and one
+// that was is not written again when it leaves; one that was not, or was written as
+// another, is.
+func TestSegmentsAreWrittenAhead(t *testing.T) {
+	dir := t.TempDir()
+	f := recordingFSM(t, dir)
+	index := uint64(10)
+	fill := func() {
+		t.Helper()
+		for range auditlog.SegmentEntries {
+			index++
+			for _, err := range apply(t, f, index, int64(index), recorded("record")) {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	fill()
+	f.archive.writeAhead(<-f.archive.full)
+	fill()
+	f.archive.writeAhead(<-f.archive.full)
+	f.archive.mu.Lock()
+	f.archive.written[1] = auditlog.Hash{1} // as of before a snapshot
+	f.archive.mu.Unlock()
+	before := modified(t, f.archive.path(0))
+	if err := os.Remove(f.archive.path(1)); err != nil {
+		t.Fatal(err)
+	}
+	fill() // the first leaves
+	fill() // the second leaves
+	fill() // the third leaves, which nobody wrote
+	if !modified(t, f.archive.path(0)).Equal(before) {
+		t.Error("what was written ahead was written again")
+	}
+	if err := logOf(t, f).Verify(t.Context(), nil); err != nil {
+		t.Error(err)
+	}
+	if len(f.archive.written) > 0 {
+		t.Errorf("%d segments are remembered that have left", len(f.archive.written))
+	}
+}
+
+func modified(t *testing.T, path string) time.Time {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.ModTime()
 }
 
 // TestNoSegmentNoGoingOn: where a segment cannot be kept, the manager stops, and

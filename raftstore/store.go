@@ -93,7 +93,7 @@ func Open(ctx context.Context, c Config) (_ *Store, err error) {
 	}
 	bind := newBinder(&s.cfg)
 	s.bind = bind
-	s.fsm.archive = &archive{dir: filepath.Join(c.Dir, archiveDir), bind: bind}
+	s.fsm.archive = newArchive(filepath.Join(c.Dir, archiveDir), bind)
 	if s.files, err = s.openFiles(bind); err != nil {
 		return nil, fmt.Errorf("raftstore: %w", err)
 	}
@@ -170,6 +170,7 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 	s.wg.Go(s.keepWitness)
 	s.wg.Go(s.watchDisk)
 	s.wg.Go(s.keepLevel)
+	s.wg.Go(func() { s.fsm.archive.run(s.stopping) })
 	return nil
 }
 

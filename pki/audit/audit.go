@@ -30,6 +30,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -232,10 +233,18 @@ type draftKey struct{}
 // does.
 func with(ctx context.Context, d *auditpb.Record) context.Context {
 	return raftstore.WithRecorder(context.WithValue(ctx, draftKey{}, d), func(tx *raftstore.Tx) ([]byte, error) {
-		r := proto.CloneOf(d)
+		r := filled(d)
 		changesOf(tx, r)
 		return proto.Marshal(r)
 	})
+}
+
+// filled is a record of all that the draft says, to be added to; the draft's own parts
+// are for reading.
+func filled(d *auditpb.Record) *auditpb.Record {
+	return &auditpb.Record{Request: d.GetRequest(), Outcome: d.GetOutcome(), Method: d.GetMethod(), Verbs: d.GetVerbs(), Caller: d.GetCaller(),
+		Changes: slices.Clip(d.GetChanges()), Omitted: d.GetOmitted(), Reason: d.GetReason(), Times: d.GetTimes(),
+		Objects: d.GetObjects(), Approval: d.GetApproval(), Imported: d.GetImported()}
 }
 
 // Request is the id that all records of the call have; empty where none are made.

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
@@ -38,6 +39,36 @@ func TestDiff(t *testing.T) {
 	d.messages("", nil, nil)
 	if len(got) > 0 {
 		t.Errorf("of one thing and itself: %v", got)
+	}
+}
+
+// TestARecordHasAllOfItsDraft: no field is forgotten, and a record's changes do not get
+// into its call's next one.
+func TestARecordHasAllOfItsDraft(t *testing.T) {
+	d := &auditpb.Record{}
+	fields := d.ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		switch {
+		case fd.IsList():
+			d.ProtoReflect().Mutable(fd).List().Append(d.ProtoReflect().NewField(fd).List().NewElement())
+		case fd.Message() != nil:
+			d.ProtoReflect().Mutable(fd)
+		case fd.Kind() == protoreflect.StringKind:
+			d.ProtoReflect().Set(fd, protoreflect.ValueOfString("x"))
+		case fd.Kind() == protoreflect.EnumKind:
+			d.ProtoReflect().Set(fd, protoreflect.ValueOfEnum(1))
+		default:
+			d.ProtoReflect().Set(fd, protoreflect.ValueOfUint32(1))
+		}
+	}
+	before, r := proto.CloneOf(d), filled(d)
+	if !proto.Equal(r, d) {
+		t.Errorf("a record is %v, its draft %v", r, d)
+	}
+	r.Changes, r.Omitted = append(r.Changes, &auditpb.Change{Id: "of this transaction"}), 9
+	if !proto.Equal(d, before) || len(filled(d).GetChanges()) != len(before.GetChanges()) {
+		t.Errorf("what was added to a record is in its draft: %v", d)
 	}
 }
 

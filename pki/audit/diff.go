@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
@@ -118,18 +119,45 @@ func (d differ) messages(path string, old, now protoreflect.Message) {
 	if either == nil {
 		return
 	}
-	fields := either.Descriptor().Fields()
-	for i := range fields.Len() {
-		fd := fields.Get(i)
-		if d.stored && path == "" && (fd.Name() == "meta" || fd.Name() == "id") {
+	for _, f := range fieldsOf(either.Descriptor()) {
+		was, is := valueOf(old, f.FieldDescriptor), valueOf(now, f.FieldDescriptor)
+		if !was.IsValid() && !is.IsValid() {
+			continue
+		}
+		if d.stored && path == "" && (f.name == "meta" || f.name == "id") {
 			continue // the store's, and the change's own
 		}
-		at := string(fd.Name())
+		at := f.name
 		if path != "" {
 			at = path + "." + at
 		}
-		d.field(at, fd, valueOf(old, fd), valueOf(now, fd))
+		d.field(at, f, was, is)
 	}
+}
+
+// field is what has to be known of one to tell its value.
+type field struct {
+	protoreflect.FieldDescriptor
+	name         string
+	secret, open bool // as its options say
+}
+
+// known are the fields of messages that were told before: as many as there are types.
+var known sync.Map // protoreflect.MessageDescriptor → []field
+
+func fieldsOf(md protoreflect.MessageDescriptor) []field {
+	if all, ok := known.Load(md); ok {
+		return all.([]field)
+	}
+	fields := md.Fields()
+	all := make([]field, fields.Len())
+	for i := range all {
+		fd := fields.Get(i)
+		all[i] = field{FieldDescriptor: fd, name: string(fd.Name()),
+			secret: proto.GetExtension(fd.Options(), secrecypb.E_Secret).(bool), open: proto.GetExtension(fd.Options(), secrecypb.E_Open).(bool)}
+	}
+	known.Store(md, all)
+	return all
 }
 
 // valueOf is a field's value; invalid where it is not set.
@@ -140,10 +168,11 @@ func valueOf(m protoreflect.Message, fd protoreflect.FieldDescriptor) protorefle
 	return m.Get(fd)
 }
 
-func (d differ) field(path string, fd protoreflect.FieldDescriptor, old, now protoreflect.Value) {
+func (d differ) field(path string, f field, old, now protoreflect.Value) {
+	fd, hidden := f.FieldDescriptor, d.hides(f)
 	switch {
 	case fd.IsMap():
-		d.maps(path, fd.MapValue(), old, now, d.secret(fd))
+		d.maps(path, fd.MapValue(), old, now, hidden)
 	case fd.IsList():
 		was, is := listOf(old), listOf(now)
 		for i := range min(max(len(was), len(is)), d.elements) {
@@ -154,10 +183,10 @@ func (d differ) field(path string, fd protoreflect.FieldDescriptor, old, now pro
 			if i < len(is) {
 				b = is[i]
 			}
-			d.value(fmt.Sprintf("%s[%d]", path, i), fd, a, b, d.secret(fd))
+			d.value(fmt.Sprintf("%s[%d]", path, i), fd, a, b, hidden)
 		}
 	default:
-		d.value(path, fd, old, now, d.secret(fd))
+		d.value(path, fd, old, now, hidden)
 	}
 }
 
@@ -228,16 +257,16 @@ func hasFields(m protoreflect.Message) (any bool) {
 	return any
 }
 
-// secret reports whether a field may be shown to nobody.
-func (d differ) secret(fd protoreflect.FieldDescriptor) bool {
-	o := fd.Options()
-	if proto.GetExtension(o, secrecypb.E_Secret).(bool) {
+// hides reports whether a field may be shown to nobody.
+func (d differ) hides(f field) bool {
+	if f.secret {
 		return true
 	}
+	fd := f.FieldDescriptor
 	if fd.IsMap() {
 		fd = fd.MapValue()
 	}
-	return !d.open && fd.Name() != d.document && fd.Kind() == protoreflect.BytesKind && !proto.GetExtension(o, secrecypb.E_Open).(bool)
+	return !d.open && fd.Name() != d.document && fd.Kind() == protoreflect.BytesKind && !f.open
 }
 
 // shown is a value in words; empty for one that is not there.

@@ -56,8 +56,12 @@ type callerWorld struct {
 func newCallerWorld(t testing.TB) *callerWorld {
 	t.Helper()
 	ca := pkitest.New(t)
-	self := ca.NewNode(t, profilepb.Role_ROLE_MANAGER)
-	store := raftstoretest.New(t, tables()...)
+	return newCallerWorldOn(t, ca, ca.NewNode(t, profilepb.Role_ROLE_MANAGER), raftstoretest.New(t, tables()...))
+}
+
+// newCallerWorldOn is newCallerWorld for the manager self, with a store that leads.
+func newCallerWorldOn(t testing.TB, ca *pkitest.CA, self *pkitest.Node, store *raftstore.Store) *callerWorld {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil { // another user comes by below
 		t.Fatal(err)

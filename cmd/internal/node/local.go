@@ -40,17 +40,16 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 	// that dialLeader makes; here they only get as far as being told why there
 	// is none.
 	az := authz.New(authz.Config{Manager: func() bool { return true }, Carries: true, Logger: n.log})
-	return n.serveOperators(ctx, l, az, az.LocalServerOptions(), func(srv *grpc.Server) {
+	return n.serveOperators(ctx, l, az, az.LocalServerOptions(), proxy{n.dialLeader, n.direct}, func(srv *grpc.Server) {
 		controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
 		controlpb.RegisterSharesServer(srv, shares{n: n})
 	})
 }
 
 // serveOperators serves a local socket until ctx ends: what register adds, and Control
-// by way of the leader.
-func (n *Node) serveOperators(ctx context.Context, l net.Listener, az *authz.Authorizer, options []grpc.ServerOption, register func(*grpc.Server)) error {
+// by way of carry.
+func (n *Node) serveOperators(ctx context.Context, l net.Listener, az *authz.Authorizer, options []grpc.ServerOption, carry proxy, register func(*grpc.Server)) error {
 	unary, stream := control.Interceptors(n.log)
-	carry := proxy{n.dialLeader, n.direct}
 	srv := grpc.NewServer(append(slices.Concat(options, busy),
 		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream),
 		grpc.ForceServerCodecV2(rawCodec{}),

@@ -31,7 +31,7 @@ func (n *Node) serveUsers(ctx context.Context, l net.Listener) error {
 	az := authz.New(authz.Config{Carries: true, Logger: n.log})
 	quiet := quietlog.New(n.log)
 	refused := func(err error) { quiet.Warn("users.sock", "refused a user", "reason", err) }
-	return n.serveOperators(ctx, crowded{l, strangers.NewCrowd(maxUserConns, maxConnsEach)}, az, az.UserServerOptions(uint32(os.Getegid()), userName, refused), func(*grpc.Server) {})
+	return n.serveOperators(ctx, crowded{l, strangers.NewCrowd(maxUserConns, maxConnsEach)}, az, az.UserServerOptions(uint32(os.Getegid()), userName, refused), proxy{n.dialLeader, n.direct}, func(*grpc.Server) {})
 }
 
 // userName is the name that the machine's user database has for uid.

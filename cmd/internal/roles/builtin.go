@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/cedar-policy/cedar-go"
+	publicast "github.com/cedar-policy/cedar-go/ast"
+	"github.com/cedar-policy/cedar-go/types"
 	"github.com/cedar-policy/cedar-go/x/exp/ast"
 )
 
@@ -29,6 +31,10 @@ type Role struct {
 	Text string
 
 	policies []*cedar.Policy
+	// by is what decisions call it.
+	by string
+	// plain: they do no more than to permit Verbs to who has the role.
+	plain bool
 }
 
 // BuiltinNames lists the built-in roles, the least first.
@@ -76,17 +82,19 @@ func giveRest(admin *Role, all map[string]*Role) error {
 		return err
 	}
 	admin.Text += "\n" + more.Text
-	admin.Verbs, admin.policies = append(admin.Verbs, more.Verbs...), append(admin.policies, more.policies...)
+	admin.Verbs, admin.policies, admin.plain = append(admin.Verbs, more.Verbs...), append(admin.policies, more.policies...), admin.plain && more.plain
 	return nil
 }
 
 func newRole(name, text string) (*Role, error) {
-	r := &Role{Name: name, Text: text}
+	r := &Role{Name: name, Text: text, by: "role " + name}
 	var err error
 	if r.policies, err = parse("role "+name, text); err != nil {
 		return nil, fmt.Errorf("role %s: %w", name, err)
 	}
+	r.plain = true
 	for _, p := range r.policies {
+		r.plain = r.plain && plain(name, (*ast.Policy)(p.AST()))
 		if set, ok := p.AST().Action.(ast.ScopeTypeInSet); ok {
 			for _, uid := range set.Entities {
 				r.Verbs = append(r.Verbs, string(uid.ID))
@@ -95,6 +103,37 @@ func newRole(name, text string) (*Role, error) {
 	}
 	return r, nil
 }
+
+// plain reports whether a statement permits the verbs that it names, and not by their
+// group, to who has the role, whatever they are done to: what it says of a verb can be
+// told without asking it.
+func plain(role string, p *ast.Policy) bool {
+	who, ok := p.Principal.(ast.ScopeTypeIn)
+	if !ok || who.Entity != roleUID(role) || p.Effect != ast.EffectPermit || len(p.Conditions) > 0 {
+		return false
+	}
+	if _, all := p.Resource.(ast.ScopeTypeAll); !all {
+		return false
+	}
+	verbs, ok := p.Action.(ast.ScopeTypeInSet)
+	return ok && !slices.ContainsFunc(verbs.Entities, func(uid types.EntityUID) bool {
+		return uid.Type != actionType || !strings.Contains(string(uid.ID), ".") // a group is a verb's first part
+	})
+}
+
+// about are the role's statements that can say something of a verb.
+func (r *Role) about(verb string) []*cedar.Policy {
+	switch {
+	case !r.plain:
+		return r.policies
+	case slices.Contains(r.Verbs, verb):
+		return yes
+	}
+	return nil
+}
+
+// yes is what is left of a plain role for a verb that it has.
+var yes = []*cedar.Policy{cedar.NewPolicyFromAST(publicast.Permit())}
 
 // roleText is a role of these verbs. Names of roles and verbs need no escapes.
 func roleText(name string, verbs []string) string {

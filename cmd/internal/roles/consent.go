@@ -29,7 +29,10 @@ func (e *Engine) Consent(ctx context.Context, id authz.Identity, method string, 
 	if errors.Is(err, raftstore.ErrNotLeader) || errors.Is(err, raftstore.ErrClosed) {
 		err = apierr.NoLeader()
 	}
-	return ctx, apierr.FromError(err, ident.New()[:12])
+	if err != nil {
+		return nil, apierr.FromError(err, ident.New()[:12])
+	}
+	return ctx, nil
 }
 
 func (e *Engine) consent(ctx context.Context, id authz.Identity, method string, request proto.Message, acts []authz.Act) (context.Context, error) {

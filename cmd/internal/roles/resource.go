@@ -130,11 +130,27 @@ func foundNode(r raftstore.Reader, ref string) Resource {
 
 var clusterUID = cedar.NewEntityUID("Redoubt::Cluster", "cluster")
 
+// uid is the resource's name in policies.
+func (r Resource) uid() cedar.EntityUID {
+	if r.Kind == "" {
+		return clusterUID
+	}
+	return cedar.NewEntityUID(kindTypes[r.Kind], cedar.String(r.ID))
+}
+
+var kindTypes = func() map[string]cedar.EntityType {
+	out := map[string]cedar.EntityType{}
+	for _, k := range authz.Kinds {
+		out[k] = cedar.EntityType("Redoubt::" + k)
+	}
+	return out
+}()
+
 // entity is the resource as policies see it: its labels are tags, its stack and the
 // cluster contain it.
 func (r Resource) entity() cedar.Entity {
 	if r.Kind == "" {
-		return cedar.Entity{UID: clusterUID}
+		return cedar.Entity{UID: r.uid()}
 	}
 	parents := []cedar.EntityUID{clusterUID}
 	if stack := r.Labels[StackLabel]; stack != "" {
@@ -145,7 +161,7 @@ func (r Resource) entity() cedar.Entity {
 		tags[cedar.String(k)] = cedar.String(v)
 	}
 	return cedar.Entity{
-		UID:        cedar.NewEntityUID(cedar.EntityType("Redoubt::"+r.Kind), cedar.String(r.ID)),
+		UID:        r.uid(),
 		Parents:    cedar.NewEntityUIDSet(parents...),
 		Attributes: cedar.NewRecord(cedar.RecordMap{"name": cedar.String(r.Name)}),
 		Tags:       cedar.NewRecord(tags),

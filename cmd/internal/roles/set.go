@@ -148,14 +148,13 @@ func (s *Set) decide(p Principal, verb string, on Resource, rootAdmin bool, more
 			d.Roles = append(d.Roles, name)
 		}
 	}
-	parents := make([]cedar.EntityUID, len(d.Roles))
-	for i, name := range d.Roles {
-		parents[i] = cedar.NewEntityUID("Redoubt::Role", cedar.String(name))
+	if by, ok := s.plainly(d.Roles, verb); ok {
+		d.Allowed, d.By = len(by) > 0, by
+		return d
 	}
-	who := cedar.Entity{UID: p.uid(), Parents: cedar.NewEntityUIDSet(parents...)}
-	what := on.entity()
-	all, q := &entities{who, what, v.actions}, cedar.Request{Principal: who.UID, Action: actionUID(verb), Resource: what.UID}
-	answer, why := cedar.Authorize(asked{s, d.Roles}, all, q)
+	all := &entities{p: p, roles: d.Roles, on: on, who: p.uid(), what: on.uid(), actions: v.actions}
+	q := cedar.Request{Principal: all.who, Action: actionUID(verb), Resource: all.what}
+	answer, why := cedar.Authorize(asked{s, d.Roles, verb}, all, q)
 	if len(why.Errors) > 0 {
 		// One that fails might have forbidden it.
 		d.By = []string{string(why.Errors[0].PolicyID) + ", which fails"}
@@ -176,6 +175,24 @@ func (s *Set) decide(p Principal, verb string, on Resource, rootAdmin bool, more
 	return d
 }
 
+// plainly is which of roles permit the verb, where no policy and no role says more than
+// that a list of verbs is permitted; ok: it is so.
+func (s *Set) plainly(roles []string, verb string) (by []string, ok bool) {
+	if len(s.policies) > 0 || len(s.needs) > 0 {
+		return nil, false
+	}
+	for _, name := range roles {
+		switch role := s.roles[name]; {
+		case role == nil: // it permits nothing
+		case !role.plain:
+			return nil, false
+		case slices.Contains(role.Verbs, verb):
+			by = append(by, role.by)
+		}
+	}
+	return by[:min(len(by), maxWhy)], true
+}
+
 // rolesOf are the roles that p has for that resource, each once.
 func (s *Set) rolesOf(p Principal, on Resource, rootAdmin bool) (out []string) {
 	if p.Kind == pkipb.Principal_KIND_LOCAL_ROOT {
@@ -193,10 +210,11 @@ func (s *Set) rolesOf(p Principal, on Resource, rootAdmin bool) (out []string) {
 }
 
 // asked are the statements that can say something: those of the roles that the
-// principal has, and all policies.
+// principal has that are about the verb, and all policies.
 type asked struct {
 	set   *Set
 	roles []string
+	verb  string
 }
 
 // All implements cedar.PolicyIterator.
@@ -204,8 +222,8 @@ func (a asked) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 	return func(yield func(cedar.PolicyID, *cedar.Policy) bool) {
 		for _, name := range a.roles {
 			if role := a.set.roles[name]; role != nil {
-				for _, p := range role.policies {
-					if !yield(cedar.PolicyID("role "+name), p) {
+				for _, p := range role.about(a.verb) {
+					if !yield(cedar.PolicyID(role.by), p) {
 						return
 					}
 				}
@@ -219,19 +237,35 @@ func (a asked) All() iter.Seq2[cedar.PolicyID, *cedar.Policy] {
 	}
 }
 
-// entities are those of one question.
+// entities are those of one question, each made when a statement first asks for it.
 type entities struct {
-	who, what cedar.Entity
+	p         Principal
+	roles     []string
+	on        Resource
+	who, what cedar.EntityUID
 	actions   cedar.EntityMap
+
+	principal, resource *cedar.Entity // nil: not yet
 }
 
 // Get implements cedar.EntityGetter.
 func (e *entities) Get(uid cedar.EntityUID) (cedar.Entity, bool) {
 	switch uid {
-	case e.who.UID:
-		return e.who, true
-	case e.what.UID:
-		return e.what, true
+	case e.who:
+		if e.principal == nil {
+			parents := make([]cedar.EntityUID, len(e.roles))
+			for i, name := range e.roles {
+				parents[i] = roleUID(name)
+			}
+			e.principal = &cedar.Entity{UID: e.who, Parents: cedar.NewEntityUIDSet(parents...)}
+		}
+		return *e.principal, true
+	case e.what:
+		if e.resource == nil {
+			made := e.on.entity()
+			e.resource = &made
+		}
+		return *e.resource, true
 	}
 	a, ok := e.actions[uid]
 	return a, ok

@@ -69,8 +69,14 @@ func makeVocabulary() (*vocabulary, error) {
 	return v, nil
 }
 
+const actionType = "Redoubt::Action"
+
 func actionUID(verb string) cedar.EntityUID {
-	return cedar.NewEntityUID("Redoubt::Action", cedar.String(verb))
+	return cedar.NewEntityUID(actionType, cedar.String(verb))
+}
+
+func roleUID(name string) cedar.EntityUID {
+	return cedar.NewEntityUID("Redoubt::Role", cedar.String(name))
 }
 
 // Verbs returns every verb there is, sorted.
