@@ -92,8 +92,8 @@ func newCallerWorldOn(t testing.TB, ca *pkitest.CA, self *pkitest.Node, store *r
 		t.Fatal(err)
 	}
 	w.m.roles = judge
-	denials := w.m.newDenials()
-	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, People: pkistore.Directory{Store: store}, Judge: judge, Refused: denials.Refused, Logger: log})
+	w.m.denials = w.m.newDenials()
+	az := authz.New(authz.Config{Directory: pkistore.Directory{Store: store}, People: pkistore.Directory{Store: store}, Judge: judge, Refused: w.m.denials.Refused, Logger: log})
 	lead, leadAddr := newTestPort(t, self.Boot, w.m.admitTo(az))
 	lead.Unlock(self.Credentials, func() port.Leader { return port.Leader{Self: true} })
 	w.addr = leadAddr
@@ -117,7 +117,7 @@ func newCallerWorldOn(t testing.TB, ca *pkitest.CA, self *pkitest.Node, store *r
 	}
 	serveInTest(t, func(ctx context.Context) error { return w.m.serve(ctx, lead, az) })
 	serveInTest(t, az.Run)
-	serveInTest(t, denials.Run)
+	serveInTest(t, w.m.denials.Run)
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lead, az, self.Boot, w.m) })
 	serveInTest(t, func(ctx context.Context) error { return w.m.serveWitness(ctx, lead, az) })
 	serveInTest(t, func(ctx context.Context) error { return n.serveLock(ctx, lockedPort, nil, self.Boot, nil) })

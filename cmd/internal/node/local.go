@@ -39,7 +39,7 @@ func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
 	// Calls of the operator API are judged by the leader, from the connection
 	// that dialLeader makes; here they only get as far as being told why there
 	// is none.
-	az := authz.New(authz.Config{Manager: func() bool { return true }, Carries: true, Logger: n.log})
+	az := authz.New(authz.Config{Manager: func() bool { return true }, Carries: true, Refused: n.refusedHere, Logger: n.log})
 	return n.serveOperators(ctx, l, az, az.LocalServerOptions(), proxy{n.dialLeader, n.direct}, func(srv *grpc.Server) {
 		controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
 		controlpb.RegisterSharesServer(srv, shares{n: n})

@@ -172,6 +172,24 @@ func (m *managerState) newDenials() *audit.Denials {
 	})
 }
 
+// refusedHere has a refusal of one of this machine's own sockets recorded, where this is
+// an unlocked manager. Elsewhere there is no audit log; the node's own has it.
+func (n *Node) refusedHere(id authz.Identity, method, reason string) {
+	n.mu.Lock()
+	m, ok := n.live.(*managerState)
+	n.mu.Unlock()
+	if !ok {
+		return
+	}
+	switch self := m.store.NodeID(); { // as other managers and the leader name them
+	case id.User != "":
+		id.UserOf = self
+	case id.LocalRoot:
+		id.LocalRootOf = self
+	}
+	m.denials.Refused(id, method, reason)
+}
+
 // sendRefused has refusals recorded, or, where nobody does, written down by keyd for
 // later.
 func (m *managerState) sendRefused(ctx context.Context, records []*auditpb.Record) error {

@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/pki"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/port"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
@@ -41,6 +42,8 @@ type managerState struct {
 	creds *pki.Credentials
 	boot  *pki.Credentials
 	roles *roles.Engine
+	// denials has what is refused here recorded.
+	denials *audit.Denials
 	// slotEpoch is what this manager's keyd is sealed to.
 	slotEpoch atomic.Uint64
 	// slotsLacking is, by slot, why this manager lacks it; nil: not known yet.
@@ -133,16 +136,16 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	if m.roles, err = roles.New(store, m.records()); err != nil {
 		return err
 	}
-	denials := m.newDenials()
+	m.denials = m.newDenials()
 	directory := pkistore.Directory{Store: store}
-	az := authz.New(authz.Config{Directory: directory, People: directory, Judge: m.roles, Refused: denials.Refused, Logger: n.log.With("part", "authz"), Changed: func(subjects []string) {
+	az := authz.New(authz.Config{Directory: directory, People: directory, Judge: m.roles, Refused: m.denials.Refused, Logger: n.log.With("part", "authz"), Changed: func(subjects []string) {
 		p.Recheck(subjects)
 		m.dropDenied(subjects)
 		n.recheckPeers()
 	}})
 	decide := m.admitTo(az)
 	admit.decide.Store(&decide)
-	tell := denials.Refused
+	tell := m.denials.Refused
 	admit.refused.Store(&tell)
 	defer admit.refused.Store(nil)
 	p.Unlock(k.creds, m.leader)
@@ -194,7 +197,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return m.followWitness(ctx) })
 	g.Go(func() error { return m.fetchRecords(ctx) })
 	g.Go(func() error { return m.carryJournal(ctx) })
-	g.Go(func() error { return denials.Run(ctx) })
+	g.Go(func() error { return m.denials.Run(ctx) })
 	g.Go(func() error { return m.serve(ctx, p, az) })
 	g.Go(func() error { return ended(ctx, n.runRenewer(ctx, k.creds, m.managers, boot)) })
 	g.Go(func() error {

@@ -28,7 +28,7 @@ const (
 // API by way of the leader, who knows each by name and machine. They have the group of
 // this process, which the supervisor gave it.
 func (n *Node) serveUsers(ctx context.Context, l net.Listener) error {
-	az := authz.New(authz.Config{Carries: true, Logger: n.log})
+	az := authz.New(authz.Config{Carries: true, Refused: n.refusedHere, Logger: n.log})
 	quiet := quietlog.New(n.log)
 	refused := func(err error) { quiet.Warn("users.sock", "refused a user", "reason", err) }
 	return n.serveOperators(ctx, crowded{l, strangers.NewCrowd(maxUserConns, maxConnsEach)}, az, az.UserServerOptions(uint32(os.Getegid()), userName, refused), proxy{n.dialLeader, n.direct}, func(*grpc.Server) {})
