@@ -13,10 +13,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/internal/quietlog"
-	"github.com/redoubt-cluster/redoubt/internal/strangers"
-	"github.com/redoubt-cluster/redoubt/pki/authz"
-	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -47,16 +43,12 @@ type JoinConfig struct {
 	Logger *slog.Logger
 }
 
-// JoinServer admits nodes, on the leader. It is the only service that callers
-// without a certificate reach, so everything before the proof is bounded: joins
-// at a time, the size of what is looked at, and what failed attempts of a source
-// may write to the log. The port bounds the connections.
+// JoinServer admits nodes, on the leader. Callers without a certificate reach it, so
+// there is an entrance before it, and what is looked at before the proof is bounded.
 type JoinServer struct {
 	pkipb.UnimplementedJoinServer
-	cfg     JoinConfig
-	sources *limiter
-	slots   chan struct{} // a place for each join at a time
-	refused *quietlog.Log
+	cfg      JoinConfig
+	entrance *entrance
 }
 
 // NewJoinServer returns a JoinServer.
@@ -64,7 +56,7 @@ func NewJoinServer(c JoinConfig) (*JoinServer, error) {
 	if c.Store == nil || c.Signer == nil || c.Slots == nil || c.OnJoin == nil || c.Pending == nil || c.OnWait == nil || c.Logger == nil || !ident.Valid(c.ClusterID) {
 		return nil, errors.New("pki: the join server's configuration is incomplete")
 	}
-	return &JoinServer{cfg: c, sources: newLimiter(joinBurst, joinRefill, maxSources), slots: make(chan struct{}, maxJoinsAtATime), refused: quietlog.New(c.Logger)}, nil
+	return &JoinServer{cfg: c, entrance: newEntrance(joinAnswers, c.Logger)}, nil
 }
 
 // errJoinRefused is the one answer to whoever did not prove to hold a token's
@@ -80,58 +72,49 @@ var (
 	errTokenSource     = status.Error(codes.PermissionDenied, "the join token does not admit this source address")
 	errTooManyManagers = status.Errorf(codes.PermissionDenied, "the cluster has %d managers, the most there may be: join as a worker, or remove a manager (redoubt node rm)", raftstore.MaxManagers)
 	errJoinInternal    = status.Error(codes.Internal, "the join failed on the manager: see its log")
-	errJoinTooMany     = later(codes.ResourceExhausted, busyPause, "%d joins are under way", maxJoinsAtATime)
-	errJoinGuesses     = status.Errorf(codes.ResourceExhausted, "too many joins from this address had no token of this cluster: see that the token is right, and try again in %v", joinRefill)
-	errNoExporter      = status.Error(codes.Unauthenticated, "a join must come over TLS of its own")
-	errJoinIdentity    = status.Error(codes.PermissionDenied, "this call is for nodes that are in no cluster yet")
 )
+
+// joinAnswers are those before that.
+var joinAnswers = &entranceAnswers{
+	identity:   status.Error(codes.PermissionDenied, "this call is for nodes that are in no cluster yet"),
+	tooMany:    later(codes.ResourceExhausted, busyPause, "%d joins are under way", maxJoinsAtATime),
+	unproved:   errJoinRefused,
+	guesses:    status.Errorf(codes.ResourceExhausted, "too many joins from this address had no token of this cluster: see that the token is right, and try again in %v", joinRefill),
+	noExporter: status.Error(codes.Unauthenticated, "a join must come over TLS of its own"),
+}
 
 // Join implements pkipb.JoinServer.
 func (s *JoinServer) Join(ctx context.Context, req *pkipb.JoinRequest) (*pkipb.JoinResponse, error) {
-	caller, ok := authz.FromContext(ctx)
-	if !ok || !caller.Is(authzpb.Caller_CALLER_ANYONE) {
-		return nil, errJoinIdentity
+	ctx, source, leave, err := s.entrance.enter(ctx)
+	if err != nil {
+		return nil, err
 	}
-	source, ok := strangers.SourceOf(caller.Source)
-	if !ok {
-		return nil, errJoinIdentity
+	defer leave()
+	j, err := parseJoin(req)
+	if err == nil {
+		j.exporter, err = s.entrance.exporter(ctx, profile.ExporterLabel, req.GetTokenId())
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		return nil, errJoinTooMany
-	}
-	ctx, cancel := context.WithTimeout(ctx, joinCallTimeout)
-	defer cancel()
-	j, err := parseJoin(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	resp, err := s.admit(ctx, j, source)
-	// Only who proves nothing is charged, and is not written down any more once
-	// it did so too often: whoever shares an address with a guesser, as a node
-	// does with its containers, can still join with a token.
-	if errors.Is(err, errJoinRefused) && !s.sources.allow(strangers.SourceKey(source), time.Now()) {
-		return nil, errJoinGuesses
-	}
 	switch {
 	case err != nil:
-		s.refused.Warn(strangers.SourceKey(source), "refused a join", "token", req.GetTokenId(), "name", req.GetNodeName(), "reason", status.Convert(err).Message())
+		return nil, s.entrance.refuse(source, err, "refused a join", "token", req.GetTokenId(), "name", req.GetNodeName())
 	case resp.GetLeaf() != nil:
 		s.cfg.Logger.Info("a node joined", "source", source.String(), "token", req.GetTokenId(), "name", req.GetNodeName(), "node", resp.GetNodeId(), "role", profile.RoleName(resp.GetRole()))
 	}
-	return resp, err
+	return resp, nil
 }
 
 // join is a request whose form was checked.
 type join struct {
 	*pkipb.JoinRequest
-	exporter  []byte
+	exporter  []byte       // of its connection
 	csr, boot *profile.CSR // boot is nil where none was sent
 }
 
-func parseJoin(ctx context.Context, req *pkipb.JoinRequest) (*join, error) {
+func parseJoin(req *pkipb.JoinRequest) (*join, error) {
 	j := &join{JoinRequest: req}
 	if !ident.Valid(req.GetTokenId()) || len(req.GetProof()) > profile.ExporterLen*2 {
 		return nil, errJoinRefused
@@ -152,13 +135,6 @@ func parseJoin(ctx context.Context, req *pkipb.JoinRequest) (*join, error) {
 		if err = CheckAddress(req.GetAddress()); err != nil {
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-	}
-	cs, ok := authz.TLSState(ctx)
-	if !ok {
-		return nil, errNoExporter
-	}
-	if j.exporter, err = cs.ExportKeyingMaterial(profile.ExporterLabel, []byte(req.GetTokenId()), profile.ExporterLen); err != nil {
-		return nil, errNoExporter
 	}
 	return j, nil
 }

@@ -11,10 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
-	"github.com/redoubt-cluster/redoubt/internal/quietlog"
-	"github.com/redoubt-cluster/redoubt/internal/strangers"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
-	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
@@ -23,7 +20,7 @@ import (
 )
 
 // PeopleServer gives people their certificates, on the leader. Enrol is reached
-// without a certificate, and bounded as Join is.
+// without a certificate, and has an entrance before it as Join has.
 type PeopleServer struct {
 	pkipb.UnimplementedEnrolmentServer
 	pkipb.UnimplementedPersonRenewalServer
@@ -31,16 +28,14 @@ type PeopleServer struct {
 	signer    PersonSigner
 	clusterID string
 	log       *slog.Logger
-	sources   *limiter      // of failed proofs
-	people    *limiter      // of renewals
-	slots     chan struct{} // a place for each enrolment at a time
-	refused   *quietlog.Log
+	entrance  *entrance
+	people    *limiter // of renewals
 }
 
 // NewPeopleServer returns a PeopleServer.
 func NewPeopleServer(s Store, signer PersonSigner, clusterID string, log *slog.Logger) *PeopleServer {
-	return &PeopleServer{store: s, signer: signer, clusterID: clusterID, log: log, sources: newLimiter(joinBurst, joinRefill, maxSources),
-		people: newLimiter(renewBurst, renewRefill, maxSources), slots: make(chan struct{}, maxJoinsAtATime), refused: quietlog.New(log)}
+	return &PeopleServer{store: s, signer: signer, clusterID: clusterID, log: log, entrance: newEntrance(enrolAnswers, log),
+		people: newLimiter(renewBurst, renewRefill, maxSources)}
 }
 
 // errEnrolRefused is the one answer to whoever did not prove to hold the seed of an
@@ -51,31 +46,25 @@ var (
 	errEnrolInternal = status.Error(codes.Internal, "no certificate could be made: see the log of the manager that leads")
 )
 
+// enrolAnswers are those before that.
+var enrolAnswers = &entranceAnswers{
+	identity:   status.Error(codes.PermissionDenied, "this call is for people who take an invitation, and show no certificate"),
+	tooMany:    later(codes.ResourceExhausted, busyPause, "%d invitations are being taken", maxJoinsAtATime),
+	unproved:   errEnrolRefused,
+	guesses:    status.Errorf(codes.ResourceExhausted, "too many attempts from this address had no invitation of this cluster: see that it is whole, and try again in %v", joinRefill),
+	noExporter: status.Error(codes.Unauthenticated, "an invitation must be taken over TLS of its own"),
+}
+
 // Enrol implements pkipb.EnrolmentServer.
 func (s *PeopleServer) Enrol(ctx context.Context, req *pkipb.EnrolRequest) (*pkipb.EnrolResponse, error) {
-	caller, ok := authz.FromContext(ctx)
-	if !ok || !caller.Is(authzpb.Caller_CALLER_ANYONE) {
-		return nil, errJoinIdentity
-	}
-	source, ok := strangers.SourceOf(caller.Source)
-	if !ok {
-		return nil, errJoinIdentity
-	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		return nil, errJoinTooMany
-	}
-	ctx, cancel := context.WithTimeout(ctx, joinCallTimeout)
-	defer cancel()
-	resp, rec, err := s.enrol(ctx, req)
-	if errors.Is(err, errEnrolRefused) && !s.sources.allow(strangers.SourceKey(source), time.Now()) {
-		return nil, errJoinGuesses
-	}
+	ctx, source, leave, err := s.entrance.enter(ctx)
 	if err != nil {
-		s.refused.Warn(strangers.SourceKey(source), "refused an invitation", "invitation", printableID(req.GetInvitationId()), "reason", status.Convert(err).Message())
 		return nil, err
+	}
+	defer leave()
+	resp, rec, err := s.enrol(ctx, req)
+	if err != nil {
+		return nil, s.entrance.refuse(source, err, "refused an invitation", "invitation", printableID(req.GetInvitationId()))
 	}
 	s.log.Info("a person took an invitation", "source", source.String(), "invitation", rec.GetId(), "person", rec.GetPerson())
 	return resp, nil
@@ -97,13 +86,9 @@ func (s *PeopleServer) enrol(ctx context.Context, req *pkipb.EnrolRequest) (*pki
 	if err != nil {
 		return nil, nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	cs, ok := authz.TLSState(ctx)
-	if !ok {
-		return nil, nil, errNoExporter
-	}
-	exporter, err := cs.ExportKeyingMaterial(profile.PersonExporterLabel, []byte(req.GetInvitationId()), profile.ExporterLen)
+	exporter, err := s.entrance.exporter(ctx, profile.PersonExporterLabel, req.GetInvitationId())
 	if err != nil {
-		return nil, nil, errNoExporter
+		return nil, nil, err
 	}
 	p, rec, err := s.prove(req, exporter)
 	if err != nil {
