@@ -50,6 +50,20 @@ func (c *cluster) invite(t *testing.T, edit func(*profilepb.InvitationRecord)) *
 	return &invitation{rec.Id, private, resp.Signed}
 }
 
+// ending makes an invitation as keyd signed one an hour ago, which ends in that time.
+func (c *cluster) ending(t *testing.T, in time.Duration) *invitation {
+	t.Helper()
+	rec, private := newInvitation(t)
+	now := time.Now()
+	rec.ClusterId, rec.MintedAt, rec.ExpiresAt = c.init.ClusterId, now.Add(-time.Hour).Unix(), now.Add(in).Unix()
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := c.server.secrets.keyset
+	return &invitation{rec.Id, private, &profilepb.SignedInvitation{Record: raw, Signature: k.signRecord(profile.InvitationSigningInput(raw)), KeysetEpoch: k.epoch}}
+}
+
 // take makes an honest request.
 func (i *invitation) take(csr []byte) *keydpb.SignPersonRequest {
 	req := &keydpb.SignPersonRequest{Invitation: i.signed, Exporter: make([]byte, profile.ExporterLen), Csr: csr}
@@ -191,9 +205,10 @@ func TestSignPersonRefusesLies(t *testing.T) {
 	_, err := c.SignPerson(t.Context(), req)
 	wantCode(t, err, denied) // the same connection
 
-	brief := c.invite(t, func(r *profilepb.InvitationRecord) { r.ExpiresAt = time.Now().Add(time.Second).Unix() + 1 })
-	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(2100 * time.Millisecond)))
-	_, err = c.SignPerson(t.Context(), brief.take(csr()))
+	if _, err := c.SignPerson(t.Context(), c.ending(t, time.Minute).take(csr())); err != nil {
+		t.Errorf("an invitation that has not ended: %v", err)
+	}
+	_, err = c.SignPerson(t.Context(), c.ending(t, 0).take(csr()))
 	wantCode(t, err, denied)
 
 	p := c.person(t)

@@ -15,7 +15,7 @@ import (
 // Lives of a person's certificate.
 const (
 	PersonLife    = 12 * time.Hour
-	MinPersonLife = 5 * time.Minute
+	MinPersonLife = 2 * time.Minute
 	MaxPersonLife = 7 * 24 * time.Hour
 )
 

@@ -145,7 +145,7 @@ func TestInvitation(t *testing.T) {
 		"minting":      func(r *profilepb.InvitationRecord) { r.MintedAt = 0 },
 		"end":          func(r *profilepb.InvitationRecord) { r.ExpiresAt = r.MintedAt },
 		"no end":       func(r *profilepb.InvitationRecord) { r.ExpiresAt = 0 },
-		"short life":   func(r *profilepb.InvitationRecord) { r.LifeSeconds = 299 },
+		"short life":   func(r *profilepb.InvitationRecord) { r.LifeSeconds = 119 },
 		"long life":    func(r *profilepb.InvitationRecord) { r.LifeSeconds = 7*86400 + 1 },
 		"no life":      func(r *profilepb.InvitationRecord) { r.LifeSeconds = 0 },
 		"endless life": func(r *profilepb.InvitationRecord) { r.LifeSeconds = 1<<32 - 1 },

@@ -68,7 +68,7 @@ before is refused.`,
 	}
 	f := c.Flags()
 	f.DurationVar(&ttl, "ttl", 0, "how long the invitation can be taken (default 1h, at most 168h)")
-	f.DurationVar(&life, "lifetime", 0, "how long each certificate lives (default 12h; 5m to 168h)")
+	f.DurationVar(&life, "lifetime", 0, "how long each certificate lives (default 12h; 2m to 168h)")
 	f.BoolVarP(&quiet, "quiet", "q", false, "print the invitation only")
 	return c
 }
