@@ -346,7 +346,11 @@ func (n *Node) results() []*netdpb.EndpointResult {
 func (n *Node) State() *netdpb.StateResponse {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return &netdpb.StateResponse{Generation: n.generation, Endpoints: n.results(), Repairs: n.repairs, RulesMeddled: n.meddling().Times, Strayed: n.strayedTold()}
+	r := &netdpb.StateResponse{Generation: n.generation, Endpoints: n.results(), Repairs: n.repairs, RulesMeddled: n.meddling().Times, Strayed: n.strayedTold()}
+	if f := n.rulesFeature(time.Now()); !f.GetPresent() {
+		r.RulesChanged = f.GetDetail()
+	}
+	return r
 }
 
 // Probe looks what the kernel can do. It leaves nothing behind.

@@ -41,6 +41,9 @@ type Running struct {
 	// Granted is how many files its service was granted, by where they are; Files is
 	// how many there are.
 	Granted, Files map[string]int
+	// Inside runs a function, on a thread of its own, as who may look into the
+	// container; nil: whoever asks may.
+	Inside func(func() error) error
 }
 
 // inventory lists the containers that run, as containerd and the kernel have them.
@@ -97,7 +100,7 @@ func (s *Server) runningOne(ctx context.Context, c containerd.Container) (*Runni
 	own := made.GetSpec().GetContainer()
 	r := &Running{Task: made.GetTaskId(), Image: own.GetImage(), Made: own.GetDigest(), Wanted: own.GetDigest(), PID: int(task.Pid()),
 		Base: s.config.UserNS.Base, Size: s.config.UserNS.Size, User: spec.Process.User.UID, ReadOnly: own.GetReadOnly() || spec.Root.Readonly,
-		Granted: granting(made.GetSpec())}
+		Granted: granting(made.GetSpec()), Inside: func(f func() error) error { return s.netns.AsOwner(made.GetTaskId(), f) }}
 	s.mu.Lock()
 	for _, d := range s.applied {
 		if d.GetTaskId() == r.Task {

@@ -49,6 +49,8 @@ func ofCluster() []Control {
 			Reads: "versions that nodes say, and the store's level", Remedy: "upgrade the nodes that are named", Judge: checkVersions},
 		{ID: "revocation-lists-current", Title: "Every CA has a revocation list that has not ended", Severity: High, Scope: OfCluster,
 			Reads: "the newest list of each CA", Remedy: "unlock a manager: the leader has lists signed each day; its log says why not", Judge: checkLists},
+		{ID: "roots-agreed", Title: "Every node trusts the cluster's roots, and no others", Severity: Critical, Scope: OfCluster,
+			Reads: "roots that nodes say they trust against those in force", Remedy: "restart the node's redoubtd, which managers then tell the roots; redoubt node revoke NODE where it does not take them", Judge: checkRoots},
 		{ID: "secrets-renewed", Title: "No secret in use is older than a year", Severity: Low, Scope: OfCluster,
 			Reads: "when the current version of each secret was made", Remedy: "redoubt secret update NAME FILE", Judge: checkSecretAges},
 		{ID: "slots-current", Title: "Every manager opens with the unlock slots in force, and all of them", Severity: High, Scope: OfCluster,

@@ -20,6 +20,7 @@ type Cluster struct {
 	Here    uint32 // and as the leader would
 
 	Authorities []Authority // in force
+	Roots       [][]byte    // SHA-256 of the roots among them
 	Lists       []RevocationList
 	Exposed     []string // managers that left in other hands with a root key that still counts
 	Alarms      []Alarm
@@ -58,6 +59,9 @@ type Member struct {
 	NotAfter  time.Time // of its certificate
 	Stale     bool      // that is of a CA of before
 	Forgotten bool      // so long before that nobody takes it
+
+	// Trusts are the SHA-256 of the roots that it says it trusts; nil: it said nothing.
+	Trusts [][]byte
 
 	Clocked  bool          // something is known of its clock
 	ClockOff time.Duration // at least, by what is known of it

@@ -2,13 +2,9 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -35,6 +31,9 @@ type Container struct {
 	// Granted is how many files its service was granted, by where they are; Files is
 	// how many there are.
 	Granted, Files map[string]int
+	// Inside runs a function, on a thread of its own, as who may look into the
+	// container; nil: whoever asks may.
+	Inside func(func() error) error
 }
 
 // rootCapabilities are those that the root of a container may have; other users have
@@ -42,7 +41,7 @@ type Container struct {
 const rootCapabilities = "00000000000000fb"
 
 // eachContainer looks at all that run. A node without one has been looked at, too.
-func eachContainer(look func(c Container, n *Node, found *Found) error) func(context.Context, *Node, *Found) error {
+func eachContainer(look func(c Container, found *Found)) func(context.Context, *Node, *Found) error {
 	return func(_ context.Context, n *Node, found *Found) error {
 		all, err := n.Containers()
 		if err != nil {
@@ -50,16 +49,14 @@ func eachContainer(look func(c Container, n *Node, found *Found) error) func(con
 		}
 		found.Looked()
 		for _, c := range all {
-			if err := look(c, n, found); err != nil {
-				return err
-			}
+			look(c, found)
 			found.Looked()
 		}
 		return nil
 	}
 }
 
-func checkImage(c Container, _ *Node, found *Found) error {
+func checkImage(c Container, found *Found) {
 	switch {
 	case c.PID == 0:
 	case c.Wanted != c.Made:
@@ -69,24 +66,43 @@ func checkImage(c Container, _ *Node, found *Found) error {
 	case c.Refused != "":
 		found.Against("task %s: %s", c.Task, c.Refused)
 	}
-	return nil
-}
-
-func checkConfined(c Container, n *Node, found *Found) error {
-	if c.PID == 0 {
-		return nil
-	}
-	p := Process{Name: "task " + c.Task, PID: c.PID, proc: filepath.Join(n.Proc, strconv.Itoa(c.PID))}
-	err := c.confined(p, found)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it ended meanwhile
-	}
-	return err
 }
 
 // confined holds the container's first process, as the kernel has it, against what it
 // was started as.
 func (c Container) confined(p Process, found *Found) error {
+	if err := c.held(p, found); err != nil {
+		return err
+	}
+	uid, err := p.uid()
+	if err != nil {
+		return err
+	}
+	if id := int64(uid) - int64(c.Base); c.User != 0 && id >= 0 && id < int64(c.Size) && id != int64(c.User) { // root may have become another
+		found.Against("%s runs as %d, and was started as %d", p.Name, id, c.User)
+	}
+	ids, err := p.read("uid_map")
+	if err != nil {
+		return err
+	}
+	if got, want := strings.Join(strings.Fields(ids), " "), fmt.Sprintf("0 %d %d", c.Base, c.Size); got != want {
+		found.Against("%s has the ids %q, and is to have %q", p.Name, got, want)
+	}
+	if !c.ReadOnly {
+		return nil
+	}
+	mounts, err := p.read("mountinfo")
+	if err != nil {
+		return err
+	}
+	if !rootReadOnly(mounts) {
+		found.Against("%s may write to its root file system", p.Name)
+	}
+	return nil
+}
+
+// held is what holds for every process of the container.
+func (c Container) held(p Process, found *Found) error {
 	for key, want := range map[string]string{"NoNewPrivs": "1", "Seccomp": "2"} {
 		got, err := p.status(key)
 		if err != nil {
@@ -113,28 +129,8 @@ func (c Container) confined(p Process, found *Found) error {
 	if err != nil {
 		return err
 	}
-	switch id := int64(uid) - int64(c.Base); {
-	case id < 0 || id >= int64(c.Size):
+	if id := int64(uid) - int64(c.Base); id < 0 || id >= int64(c.Size) {
 		found.Against("%s runs as %d of the node, outside its own %d ids from %d", p.Name, uid, c.Size, c.Base)
-	case c.User != 0 && id != int64(c.User): // root may have become another
-		found.Against("%s runs as %d, and was started as %d", p.Name, id, c.User)
-	}
-	ids, err := p.read("uid_map")
-	if err != nil {
-		return err
-	}
-	if got, want := strings.Join(strings.Fields(ids), " "), fmt.Sprintf("0 %d %d", c.Base, c.Size); got != want {
-		found.Against("%s has the ids %q, and is to have %q", p.Name, got, want)
-	}
-	if !c.ReadOnly {
-		return nil
-	}
-	mounts, err := p.read("mountinfo")
-	if err != nil {
-		return err
-	}
-	if !rootReadOnly(mounts) {
-		found.Against("%s may write to its root file system", p.Name)
 	}
 	return nil
 }
@@ -151,11 +147,10 @@ func rootReadOnly(mounts string) (readOnly bool) {
 	return readOnly
 }
 
-func checkGranted(c Container, _ *Node, found *Found) error {
+func checkGranted(c Container, found *Found) {
 	for _, where := range slices.Sorted(maps.Keys(c.Files)) {
 		if has, may := c.Files[where], c.Granted[where]; has > may {
 			found.Against("task %s has %d files in %s, and was granted %d", c.Task, has, where, may)
 		}
 	}
-	return nil
 }

@@ -32,6 +32,15 @@ const (
 	OfService Scope = "service" // every service
 )
 
+// By is a daemon that knows what nobody else sees on its machine.
+type By string
+
+// Daemons that judge.
+const (
+	ByRund    By = "redoubt-rund" // its containers
+	ByControl By = "redoubtd"     // what it trusts, and what netd tells it
+)
+
 // Outcome is what came of a check.
 type Outcome string
 
@@ -51,8 +60,9 @@ type Control struct {
 	Scope    Scope
 	Reads    string // the real state that it looks at
 	Remedy   string // what to do where it fails
-	// ByRund: only the node's rund, which knows its containers, judges it.
-	ByRund bool
+	// By is the daemon that alone judges it, when the leader asks; empty: whoever reads
+	// the machine.
+	By By
 	// Check adds to found what speaks against the title. An error means that it
 	// could not be judged. It ends soon after ctx does. Judge is the same for those
 	// whose scope is the cluster or services: a control has one of the two.

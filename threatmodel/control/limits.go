@@ -9,6 +9,12 @@ const (
 	maxLine     = 240              // bytes of one line
 	maxProcFile = 1 << 20          // bytes of one file of /proc
 
+	shownHash = 8 // bytes of a root's SHA-256
+
+	// runtimeTime is longer than the runtime has rights in a container: from when it
+	// enters until it runs what it is to run there.
+	runtimeTime = 2 * time.Second
+
 	piece = 256 << 10 // bytes of a file that are looked at together
 )
 

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -38,6 +39,26 @@ func checkCertificates(_ context.Context, c *Cluster, found *Found) error {
 			found.Against("the certificate of %s ended on %s", m.Name, date(m.NotAfter))
 		}
 	})
+	return nil
+}
+
+func checkRoots(_ context.Context, c *Cluster, found *Found) error {
+	silent := []string{}
+	for _, m := range c.Members {
+		if m.Trusts == nil && m.Connected {
+			silent = append(silent, m.Name)
+		}
+	}
+	eachMember(c, found, func(m Member) bool { return m.Trusts != nil }, func(m Member) {
+		for _, hash := range m.Trusts {
+			if !slices.ContainsFunc(c.Roots, func(r []byte) bool { return bytes.Equal(r, hash) }) {
+				found.Against("%s trusts the root %x, which is none of the cluster's", m.Name, hash[:min(len(hash), shownHash)])
+			}
+		}
+	})
+	if len(silent) > 0 && len(found.against) == 0 {
+		return fmt.Errorf("%s did not say yet which roots they trust", some3(silent))
+	}
 	return nil
 }
 

@@ -33,6 +33,8 @@ type Node struct {
 	// Containers lists what runs here; nil: who judges cannot tell, and leaves out the
 	// controls that ask it.
 	Containers func() ([]Container, error)
+	// Own is what redoubtd says; nil: as above.
+	Own *Own
 }
 
 // Process is a daemon that runs.

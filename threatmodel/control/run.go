@@ -13,9 +13,9 @@ import (
 // Run checks a node by the controls of nodes among those given, some at a time, and
 // gives their results in order. A check that does not end within its bound is an
 // error; what it goes on doing is nobody's business any more, and it is given up. Where
-// nobody lists the node's containers, the controls that are rund's are left out.
+// nobody gives what a daemon alone knows, the controls that are that one's are left out.
 func Run(ctx context.Context, controls []Control, n *Node) []Result {
-	return run(ctx, some(controls, func(c Control) bool { return c.Check != nil && (n.Containers != nil || !c.ByRund) }), maxTime, func(ctx context.Context, c Control, found *Found) error {
+	return run(ctx, some(controls, n.judges), maxTime, func(ctx context.Context, c Control, found *Found) error {
 		if c.Scope == OfManager {
 			manager, err := n.Manager()
 			if err != nil {
@@ -27,6 +27,17 @@ func Run(ctx context.Context, controls []Control, n *Node) []Result {
 		}
 		return c.Check(ctx, n, found)
 	})
+}
+
+// judges reports whether what a control of nodes looks at is there to be seen.
+func (n *Node) judges(c Control) bool {
+	switch c.By {
+	case ByRund:
+		return c.Check != nil && n.Containers != nil
+	case ByControl:
+		return c.Check != nil && n.Own != nil
+	}
+	return c.Check != nil
 }
 
 // RunCluster is Run for the controls of the cluster and its services.

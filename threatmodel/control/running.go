@@ -166,12 +166,28 @@ func (p Process) started(proc string, found *Found) (string, error) {
 	return path, nil
 }
 
+// startField is where the kernel has when a process was started, behind its name.
+const startField = 19
+
+// ticks is when the process was started, as the kernel counts.
+func (p Process) ticks() (string, error) {
+	text, err := p.read("stat")
+	if err != nil {
+		return "", err
+	}
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
+	if len(fields) <= startField {
+		return "", fmt.Errorf("%s (%d): the kernel does not say when it was started", p.Name, p.PID)
+	}
+	return fields[startField], nil
+}
+
 // hertz is what the kernel counts times of processes in, on every platform of ours.
 const hertz = 100
 
 // since is when the process was started.
 func (p Process) since(proc string) (time.Time, error) {
-	text, err := p.read("stat")
+	text, err := p.ticks()
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -182,11 +198,10 @@ func (p Process) since(proc string) (time.Time, error) {
 	_, rest, _ := strings.Cut(machine, "\nbtime ")
 	line, _, _ := strings.Cut(rest, "\n")
 	boot, err := strconv.ParseInt(line, 10, 64)
-	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	if err != nil || len(fields) < 20 {
+	if err != nil {
 		return time.Time{}, fmt.Errorf("%s (%d): the kernel does not say when it was started", p.Name, p.PID)
 	}
-	ticks, err := strconv.ParseInt(fields[19], 10, 64)
+	ticks, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("%s (%d): %w", p.Name, p.PID, err)
 	}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"errors"
 	"os"
 	"slices"
@@ -33,6 +34,12 @@ var sabotage = map[string]map[string]func(*world){
 			w.change("proc/800/status", "Uid:\t101000", "Uid:\t0")
 		},
 		"the node's ids": func(w *world) { w.change("proc/800/uid_map", "100000      65536", "0 4294967295") },
+		"another process with rights": func(w *world) {
+			w.change("proc/800/root/proc/9/status", "CapEff:\t0000000000000000", "CapEff:\t000001ffffffffff")
+		},
+		"another process of the node's root": func(w *world) {
+			w.change("proc/800/root/proc/9/status", "Uid:\t101000", "Uid:\t0")
+		},
 		"a root to write": func(w *world) {
 			w.change("proc/800/mountinfo", "/ / ro,", "/ / rw,")
 		},
@@ -88,6 +95,16 @@ var sabotage = map[string]map[string]func(*world){
 			w.file(pid("redoubt-keyd")+"net/udp", strings.Repeat(line, 2*maxProcFile/len(line))+strings.Replace(line, " 5 ", " 777 ", 1), 0, 0o444)
 		},
 	},
+	"networks-enforced": {
+		"rules that were changed": func(w *world) {
+			w.daemon.Networks = func(context.Context) (Networks, error) { return Networks{Changed: "changed by somebody"}, nil }
+		},
+		"a network that is not as declared": func(w *world) {
+			w.daemon.Networks = func(context.Context) (Networks, error) {
+				return Networks{Wrong: []string{"network n1: no interface"}}, nil
+			}
+		},
+	},
 	"nothing-in-clear": {
 		"PEM":             func(w *world) { w.file("data/control/old", "-----BEGIN PRIVATE KEY-----\nx", 71000, 0o600) },
 		"an operator key": func(w *world) { w.file("data/keyd/note", strings.Repeat("x", piece-3)+"RDTKEY-ABCD", 71001, 0o600) },
@@ -104,6 +121,9 @@ var sabotage = map[string]map[string]func(*world){
 			w.link(pid("redoubt-keyd")+"exe", w.path("bin/keyd"))
 		},
 	},
+	"roots-kept": {"a root of somebody else's": func(w *world) {
+		w.daemon.Roots = func() (trusted, kept [][]byte, err error) { return [][]byte{{1, 2}}, [][]byte{{1, 2}, {5, 6}}, nil }
+	}},
 	"sockets-own": {
 		"for all":    func(w *world) { w.own("run/keyd.sock", 71000, 0o666) },
 		"of another": func(w *world) { w.own("run/unlock.sock", 71000, 0o600) },
@@ -166,7 +186,7 @@ func TestContainersOfRund(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := some(All(), func(c Control) bool { return c.ByRund })
+	all := some(All(), func(c Control) bool { return c.By == ByRund })
 	if got := Run(t.Context(), all, n); len(all) == 0 || len(got) != 0 {
 		t.Errorf("%d controls of rund's: %v", len(all), got)
 	}

@@ -20,15 +20,16 @@ func goodDoor() Door {
 func sound() *Cluster {
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	manager := func(name, host, zone string) Member {
-		return Member{Name: name, Manager: true, Connected: true, Up: true, Host: host, Zone: zone, Version: "1.2.3", NotAfter: now.Add(day), Voter: true,
+		return Member{Name: name, Manager: true, Connected: true, Trusts: [][]byte{{1, 2}}, Up: true, Host: host, Zone: zone, Version: "1.2.3", NotAfter: now.Add(day), Voter: true,
 			SlotEpoch: 4, StoreKeyMade: ago(80 * day), Clocked: true, ClockOff: time.Second}
 	}
 	return &Cluster{
 		Now: now, Level: 3, Here: 3,
 		Members: []Member{manager("manager-1", "10.0.0.1", "a"), manager("manager-2", "10.0.0.2", "b"), manager("manager-3", "10.0.0.3", "c"),
-			{Name: "worker-1", Connected: true, Up: true, Host: "10.0.0.4", Version: "1.2.3", NotAfter: now.Add(day), Clocked: true, Tasks: 7},
+			{Name: "worker-1", Connected: true, Up: true, Host: "10.0.0.4", Version: "1.2.3", NotAfter: now.Add(day), Clocked: true, Tasks: 7, Trusts: [][]byte{{3, 4}}},
 			{Name: "worker-2", Host: "10.0.0.5", NotAfter: now.Add(day)}},
 		Authorities: []Authority{{ID: "ef01", Root: true, NotBefore: ago(1000 * day), NotAfter: now.Add(2000 * day)}, {ID: "abcd", NotBefore: ago(31 * day), NotAfter: now.Add(2000 * day)}},
+		Roots:       [][]byte{{1, 2}, {3, 4}},
 		Lists:       []RevocationList{{CA: "abcd", NextUpdate: now.Add(day)}, {CA: "ef01", NextUpdate: now.Add(day)}},
 		Replacing:   ago(day),
 		External:    &External{URL: "https://ca.example"},
@@ -116,6 +117,7 @@ var harms = map[string][]harm{
 		{ofMember(4, func(m *Member) { m.Stale = true }), "worker-2 is of a CA of before"},
 		{ofMember(4, func(m *Member) { m.Stale, m.Forgotten = true, true }), "worker-2 was away so long"},
 	},
+	"roots-agreed":        {{ofMember(3, func(m *Member) { m.Trusts = [][]byte{{3, 4}, {5, 6}} }), "worker-1 trusts the root 0506, which is none of the cluster's"}},
 	"certificates-valid":  {{ofMember(0, func(m *Member) { m.NotAfter = now }), "manager-1 ended on 2126-05-04"}},
 	"clocks-agree":        {{ofMember(3, func(m *Member) { m.ClockOff = -7 * time.Second }), "worker-1 is off by 7s"}},
 	"external-ca-answers": {{func(c *Cluster) { c.External.Failure = "refused" }, "https://ca.example certifies no worker: refused"}},

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -22,6 +23,8 @@ type world struct {
 	root string
 	// task is the one that runs there.
 	task Container
+	// daemon is what redoubtd says there.
+	daemon Own
 }
 
 func (w *world) path(parts ...string) string {
@@ -137,12 +140,21 @@ func newWorld(t *testing.T) *world {
 		w.link(pid+"exe", "/usr/bin/env") // any program that root installed
 		w.link(pid+"fd/3", "socket:[777]")
 	}
+	w.daemon = Own{
+		Roots: func() (trusted, kept [][]byte, err error) {
+			return [][]byte{{1, 2}, {3, 4}}, [][]byte{{3, 4}}, nil
+		},
+		Networks: func(context.Context) (Networks, error) { return Networks{}, nil },
+	}
 	w.task = Container{Task: "t1", Image: "r.example.com/app:1", Wanted: "sha256:aa", Made: "sha256:aa", Layers: "redoubt-userns-1", Should: "redoubt-userns-1",
 		PID: 800, Base: 100000, Size: 65536, User: 1000, ReadOnly: true, Granted: map[string]int{"secrets": 1, "at/1": 1}, Files: map[string]int{"secrets": 1, "at/1": 1}}
 	w.file("proc/800/cmdline", "/app\x00", 0, 0o444)
 	w.file("proc/800/status", "Name:\tapp\nUid:\t101000\t101000\t101000\t101000\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n", 0, 0o444)
 	w.file("proc/800/uid_map", "         0     100000      65536\n", 0, 0o444)
 	w.file("proc/800/mountinfo", "1 2 0:50 / / ro,relatime - overlay overlay rw,lowerdir=x\n3 1 0:51 / /proc rw,nosuid - proc proc rw\n", 0, 0o444)
+	w.file("proc/800/root/proc/1/status", "Name:\tapp\n", 0, 0o444)
+	w.file("proc/800/root/proc/9/stat", "9 (app) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 77 0\n", 0, 0o444)
+	w.file("proc/800/root/proc/9/status", "Name:\tapp\nUid:\t101000\t101000\t101000\t101000\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n", 0, 0o444)
 	w.file("proc/1/status", "Name:\tinit\nUid:\t0\t0\t0\t0\n", 0, 0o444)
 	w.file("proc/50/status", "Name:\tsh\nUid:\t1000\t1000\t1000\t1000\n", 0, 0o444)
 	// None is a daemon of this node: whatever they are called, a container, who started
@@ -181,5 +193,6 @@ func (w *world) results() []Result {
 		w.t.Fatal(err)
 	}
 	n.Containers = func() ([]Container, error) { return []Container{w.task}, nil }
+	n.Own = &w.daemon
 	return Run(w.t.Context(), All(), n)
 }

@@ -46,7 +46,7 @@ func (a *app) judge(ctx context.Context, by, scope string) (*report.Report, erro
 		return nil, err
 	}
 	if j.scope == scopeNode {
-		p = p.Within(scopeNode, "one node", func(id string) bool { return !ofCluster(id) && !byRund(id) })
+		p = p.Within(scopeNode, "one node", func(id string) bool { return !ofCluster(id) && !byDaemon(id) })
 	}
 	waivers, unasked := a.waivers(ctx)
 	if unasked != nil && slices.ContainsFunc(j.results, func(r report.Result) bool { return r.Outcome == control.Fail }) {
@@ -64,14 +64,14 @@ func ofCluster(id string) bool {
 	return slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.OfCluster() })
 }
 
-// byRund reports whether the node's rund alone judges it, when the leader asks.
-func byRund(id string) bool {
-	return slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.ByRund })
+// byDaemon reports whether a daemon of the node alone judges it, when the leader asks.
+func byDaemon(id string) bool {
+	return slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.By != "" })
 }
 
 // judgeScope has what scope names judged: this node here, cluster and nodes by the
-// leader. What root reads of this node goes before what its daemons answer; its
-// containers its rund alone knows.
+// leader. What root reads of this node goes before what its daemons answer, but
+// for what they alone know.
 func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Control) (judged, error) {
 	if !slices.Contains([]string{scopeAll, scopeCluster, scopeNode}, scope) {
 		return judged{}, fmt.Errorf("--scope %q: use %s, %s or %s", scope, scopeAll, scopeCluster, scopeNode)
@@ -110,7 +110,7 @@ func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Cont
 			return false
 		}
 		target.Name = r.Target.Name
-		return !byRund(r.Control)
+		return !byDaemon(r.Control)
 	})
 	return judged{scope: scopeAll, cluster: cluster, results: append(report.Of(target, results), all.results...)}, nil
 }

@@ -93,6 +93,7 @@ func authorityFacts(r raftstore.Reader, c *pkipb.Cluster, f *checks.Cluster) err
 		sum := sha256.Sum256(der)
 		f.Authorities = append(f.Authorities, checks.Authority{ID: listID(hex.EncodeToString(sum[:])), Root: len(f.Authorities) < len(c.GetRoots()), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter})
 	}
+	f.Roots = pki.HashesOf(c.GetRoots())
 	for _, e := range c.GetExposures() {
 		f.Exposed = append(f.Exposed, e.GetName())
 	}
@@ -193,6 +194,10 @@ func serviceFacts(r raftstore.Reader, f *checks.Cluster) {
 // memberFacts also gives what askLocked needs.
 func (s *Server) memberFacts(r *raftstore.ReadTx, c *pkipb.Cluster, f *checks.Cluster) (managers []managerFact) {
 	servers, connected, forgotten := s.c.Store.Servers(), s.connected(), pki.Forgotten(c)
+	trusts := map[string][][]byte{}
+	for _, ses := range s.c.Sessions() {
+		trusts[ses.NodeID] = ses.Trusts
+	}
 	clocks, own := s.clocks(), time.Duration(0)
 	if s.c.Offset != nil {
 		own = s.c.Offset()
@@ -205,7 +210,7 @@ func (s *Server) memberFacts(r *raftstore.ReadTx, c *pkipb.Cluster, f *checks.Cl
 		d := sched.GetDescription()
 		m := checks.Member{ID: n.GetId(), Name: n.GetName(), Manager: n.GetRole() == profilepb.Role_ROLE_MANAGER, Connected: connected[n.GetId()], Up: schedstore.Up(sched),
 			Host: schedstore.HostOf(r, sched), Replaced: replacedLately(r, sched), Version: d.GetRedoubtVersion(), NotAfter: time.Unix(n.GetLeafNotAfter(), 0),
-			Stale: pki.NeedsReissue(c, n)}
+			Stale: pki.NeedsReissue(c, n), Trusts: trusts[n.GetId()]}
 		m.Forgotten = m.Stale && forgotten(n)
 		for _, tasks := range schedstore.LiveOn(r, n.GetId()) {
 			m.Tasks += int(tasks)

@@ -71,7 +71,7 @@ func (n *Node) runAgent(ctx context.Context, creds *pki.Credentials, managers fu
 		Trusts:    creds.RootHashes,
 		Retrusted: n.retrusted,
 		Mesh:      networks.answer,
-		Check:     n.rund.Check,
+		Check:     n.judged(creds),
 		Heard:     func() { networks.lease.hear(time.Now()) },
 		Denials:   n.heardDenials,
 		Describe:  func() *schedulerpb.NodeDescription { return n.describe(nil) },

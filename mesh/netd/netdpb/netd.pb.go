@@ -1162,7 +1162,10 @@ type StateResponse struct {
 	// How often rules of any part were, those of networks and of published ports too.
 	RulesMeddled uint64 `protobuf:"varint,4,opt,name=rules_meddled,json=rulesMeddled,proto3" json:"rules_meddled,omitempty"`
 	// Packets of containers to ports of nodes that nobody publishes.
-	Strayed       uint64 `protobuf:"varint,5,opt,name=strayed,proto3" json:"strayed,omitempty"`
+	Strayed uint64 `protobuf:"varint,5,opt,name=strayed,proto3" json:"strayed,omitempty"`
+	// What of those rules somebody changed within a day, and when it was put back;
+	// empty: nothing.
+	RulesChanged  string `protobuf:"bytes,6,opt,name=rules_changed,json=rulesChanged,proto3" json:"rules_changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1230,6 +1233,13 @@ func (x *StateResponse) GetStrayed() uint64 {
 		return x.Strayed
 	}
 	return 0
+}
+
+func (x *StateResponse) GetRulesChanged() string {
+	if x != nil {
+		return x.RulesChanged
+	}
+	return ""
 }
 
 // FabricRequest declares the node's WireGuard interface and its peers: whole, or
@@ -3963,7 +3973,7 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\x0eEndpointResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\"\x0e\n" +
-	"\fStateRequest\"\xc7\x01\n" +
+	"\fStateRequest\"\xec\x01\n" +
 	"\rStateResponse\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -3971,7 +3981,8 @@ const file_mesh_netd_netdpb_netd_proto_rawDesc = "" +
 	"\tendpoints\x18\x02 \x03(\v2\x1f.redoubt.netd.v1.EndpointResultR\tendpoints\x12\x18\n" +
 	"\arepairs\x18\x03 \x01(\x04R\arepairs\x12#\n" +
 	"\rrules_meddled\x18\x04 \x01(\x04R\frulesMeddled\x12\x18\n" +
-	"\astrayed\x18\x05 \x01(\x04R\astrayed\"\xb7\x02\n" +
+	"\astrayed\x18\x05 \x01(\x04R\astrayed\x12#\n" +
+	"\rrules_changed\x18\x06 \x01(\tR\frulesChanged\"\xb7\x02\n" +
 	"\rFabricRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
