@@ -31,10 +31,13 @@ help: ## this list
 APT_KERNELVM := qemu-system-x86 busybox-static cpio kmod
 # What reports are judged with.
 APT_REPORTS := openscap-scanner chromium
+# What a witness of others' has its key in, and is told of logs by.
+APT_WITNESS := openssh-client sqlite3
 $(OUT)/setup: packages := $(APT)
 $(OUT)/setup-kernelvm: packages := $(APT_KERNELVM)
 $(OUT)/setup-reports: packages := $(APT_REPORTS)
-$(OUT)/setup $(OUT)/setup-kernelvm $(OUT)/setup-reports: Makefile
+$(OUT)/setup-witness: packages := $(APT_WITNESS)
+$(OUT)/setup $(OUT)/setup-kernelvm $(OUT)/setup-reports $(OUT)/setup-witness: Makefile
 	@mkdir -p $(OUT)
 	@missing=; for p in $(packages); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then \
@@ -176,10 +179,17 @@ $(OUT)/tools/step-ca: go.mod
 	CGO_ENABLED=0 GOBIN=$(OUT)/tools go install github.com/smallstep/certificates/cmd/step-ca@$$(go list -m -f '{{.Version}}' github.com/smallstep/certificates)
 	@touch $@
 
+# A witness of others', the newest that this Go compiles, with the modules of its own.
+TORCHWOOD = v0.9.0
+$(OUT)/tools/litewitness: Makefile
+	@mkdir -p $(OUT)/tools
+	CGO_ENABLED=0 GOBIN=$(OUT)/tools go install filippo.io/torchwood/cmd/litewitness@$(TORCHWOOD)
+	@touch $@
+
 .PHONY: test-interop
-test-interop: setup $(OUT)/setup-kernelvm $(OUT)/setup-reports $(OUT)/reports/node_modules build $(OUT)/tools/step-ca $(OUT)/tools/gotestsum ## the tier that needs outside tools beside the cluster
+test-interop: setup $(OUT)/setup-kernelvm $(OUT)/setup-reports $(OUT)/setup-witness $(OUT)/reports/node_modules build $(OUT)/tools/step-ca $(OUT)/tools/litewitness $(OUT)/tools/gotestsum ## the tier that needs outside tools beside the cluster
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
-	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca REDOUBT_REPORTS=$(OUT)/reports/node_modules $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./threatmodel/report ./cmd/internal/e2e/...
+	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca REDOUBT_WITNESS=$(OUT)/tools/litewitness REDOUBT_REPORTS=$(OUT)/reports/node_modules $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./threatmodel/report ./cmd/internal/e2e/...
 	@$(MAKE) threatmodel RAN=$(OUT)/ran TIER=test-interop
 	@$(MAKE) memory
 	@$(MAKE) kernelvm

@@ -8,7 +8,8 @@
 // were, and the root of the tree over them. And its two kinds of signatures: the
 // cluster's, a note's Ed25519, and those of managers that saw the same root,
 // C2SP's cosignature/v1, which also say when. So what is kept can be read and
-// checked by tools that know nothing of Redoubt.
+// checked by tools that know nothing of Redoubt. Witnesses outside of the cluster
+// cosign in the same form, with keys that an operator names.
 //
 // # What it refuses
 //

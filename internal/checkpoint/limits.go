@@ -8,4 +8,6 @@ const (
 	maxKey = 512
 	// MaxKeys bounds the keys that a checkpoint is held against.
 	MaxKeys = 1024
+	// MaxWitnessName bounds the name of a witness's key, in bytes.
+	MaxWitnessName = 128
 )

@@ -75,6 +75,11 @@ var (
 	AuditCheckpoints = raftstore.NewTable[*pkipb.AuditCheckpoint]("audit_checkpoints")
 	AuditKeys        = raftstore.NewTable[*pkipb.AuditKey]("audit_keys")
 
+	// AuditWitnesses are who outside of the cluster cosigns checkpoints, by the names
+	// of their keys, and AuditWitnessed what they said last.
+	AuditWitnesses = raftstore.NewTable[*pkipb.AuditWitness]("audit_witnesses")
+	AuditWitnessed = raftstore.NewTable[*pkipb.AuditWitnessed]("audit_witnessed")
+
 	// Waivers are controls that may fail until a day, because somebody said so.
 	Waivers = raftstore.NewTable[*pkipb.Waiver]("waivers")
 
@@ -93,7 +98,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, BreakGlasses, People, AuditCheckpoints, AuditKeys, Waivers, KeydJournals, Approvals, SignedReports, Reporting}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, BreakGlasses, People, AuditCheckpoints, AuditKeys, AuditWitnesses, AuditWitnessed, Waivers, KeydJournals, Approvals, SignedReports, Reporting}
 }
 
 func nonEmpty(s string) []string {

@@ -9,6 +9,8 @@ func ofCluster() []Control {
 			Reads: "every record that each manager has on its disk", Remedy: "redoubt audit verify, and take the manager that it names out of the cluster", Judge: checkAuditLog},
 		{ID: "audit-log-signed", Title: "All managers sign the audit log as it grows", Severity: High, Scope: OfCluster,
 			Reads: "the newest checkpoint, who did not sign it, and the records since", Remedy: "redoubt audit checkpoint names the managers; redoubt audit verify, and the leader's log, say why", Judge: checkSigned},
+		{ID: "audit-witnessed", Title: "Witnesses outside of the cluster cosign the audit log as it grows", Severity: High, Scope: OfCluster,
+			Reads: "what each witness cosigned last, the records since, and alarms of theirs", Remedy: "redoubt audit witness ls says why; after an alarm hold the log against a checkpoint that was kept (redoubt audit verify --checkpoint), then redoubt audit witness set again", Judge: checkWitnessed},
 		{ID: "backup-recent", Title: "A backup was made within a week", Severity: High, Scope: OfCluster,
 			Reads: "the audit log's records of backups", Remedy: "redoubt backup create FILE, and keep it elsewhere", Judge: checkBackup},
 		{ID: "ca-life", Title: "No CA is near its end, and the issuing one is replaced when due", Severity: High, Scope: OfCluster,

@@ -39,6 +39,8 @@ type Cluster struct {
 	AuditLog func(context.Context) ([]ManagerLog, error)
 	// Signed is what the newest checkpoint of the audit log is of.
 	Signed func(context.Context) (Checkpoint, error)
+	// Witnessed are those outside of the cluster that cosign it, and what they said.
+	Witnessed func(context.Context) ([]Witness, error)
 	// Doors is how the other managers' ports behave towards strangers and towards the
 	// leader. It is asked once.
 	Doors func() ([]Door, error)
@@ -177,6 +179,17 @@ type Checkpoint struct {
 	Records  uint64    // how many there are
 	Unsigned time.Time // when the first was made that it is not of; zero: it is of all
 	Dissents []Dissent
+}
+
+// Witness is one outside of the cluster.
+type Witness struct {
+	Name    string
+	Size    uint64    // how many records it cosigned last
+	At      time.Time // when, by its clock; zero: never
+	Lacks   time.Time // when the first record was made that it did not cosign, or the witness was set after that; zero: it has all
+	Failure string    // why it cosigns nothing now
+	Alarm   string    // it knows another log
+	AlarmAt time.Time
 }
 
 // Dissent is a manager that did not sign.

@@ -199,6 +199,33 @@ func checkSigned(ctx context.Context, c *Cluster, found *Found) error {
 	return nil
 }
 
+// checkWitnessed: what nobody outside has seen, all managers together can rewrite.
+func checkWitnessed(ctx context.Context, c *Cluster, found *Found) error {
+	all, err := c.Witnessed(ctx)
+	if err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return notApplicable("no witness is set: redoubt audit witness set URL --key KEY")
+	}
+	for _, w := range all {
+		found.Looked()
+		why := ""
+		if w.Failure != "" {
+			why = ": " + w.Failure
+		}
+		switch age := c.Now.Sub(w.Lacks); {
+		case w.Alarm != "":
+			found.Against("ALARM of witness %s on %s: %s", w.Name, w.AlarmAt.UTC().Format(time.DateOnly), w.Alarm)
+		case !w.Lacks.IsZero() && age > maxUnseen:
+			found.Against("witness %s has cosigned %d records, and none since for %s%s", w.Name, w.Size, age.Round(time.Minute), why)
+		case !w.At.IsZero() && c.Now.Sub(w.At) > maxWordAge:
+			found.Against("witness %s cosigned last on %s%s", w.Name, w.At.UTC().Format(time.RFC3339), why)
+		}
+	}
+	return nil
+}
+
 func checkBackup(ctx context.Context, c *Cluster, found *Found) error {
 	at, err := c.LastBackup(ctx, c.Now.Add(-maxBackupAge))
 	if err != nil {

@@ -24,6 +24,8 @@ const day = 24 * time.Hour
 const (
 	maxBackupAge  = 7 * day
 	maxUnsigned   = 5 * time.Minute // the leader has the log signed each minute
+	maxUnseen     = 2 * time.Minute // the leader shows witnesses each checkpoint
+	maxWordAge    = 3 * time.Hour   // and the same one each hour
 	maxTokenAge   = 7 * day
 	maxSlotAge    = 365 * day
 	maxSecretAge  = 365 * day

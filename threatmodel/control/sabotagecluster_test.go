@@ -46,6 +46,9 @@ func sound() *Cluster {
 		Signed: func(context.Context) (Checkpoint, error) {
 			return Checkpoint{Size: 7, Records: 9, Unsigned: ago(time.Minute)}, nil
 		},
+		Witnessed: func(context.Context) ([]Witness, error) {
+			return []Witness{{Name: "w1", Size: 7, At: ago(2 * time.Hour), Lacks: ago(time.Minute), Failure: "no route"}, {Name: "w2", Size: 9, At: ago(time.Minute)}}, nil
+		},
 		Doors: func() ([]Door, error) { return []Door{goodDoor(), goodDoor()}, nil },
 		LastBackup: func(_ context.Context, since time.Time) (time.Time, error) {
 			if at := ago(2 * day); at.After(since) {
@@ -75,6 +78,10 @@ func signed(c Checkpoint) func(*Cluster) {
 	return func(all *Cluster) { all.Signed = func(context.Context) (Checkpoint, error) { return c, nil } }
 }
 
+func witnessed(all ...Witness) func(*Cluster) {
+	return func(c *Cluster) { c.Witnessed = func(context.Context) ([]Witness, error) { return all, nil } }
+}
+
 // ofMember spoils the i-th node.
 func ofMember(i int, do func(*Member)) func(*Cluster) {
 	return func(c *Cluster) { do(&c.Members[i]) }
@@ -99,6 +106,12 @@ var harms = map[string][]harm{
 		{signed(Checkpoint{Size: 7, Records: 9, Unsigned: now.Add(-6 * time.Minute)}), "record 7 of the audit log, and all after it, are signed by nobody for 6m0s"},
 		{signed(Checkpoint{Records: 9, Unsigned: now.Add(-6 * time.Minute)}), "record 0 of the audit log"},
 		{signed(Checkpoint{Size: 9, Records: 9, Dissents: []Dissent{{"manager-2", "no route"}}}), "manager-2 did not sign the audit log's first 9 records: no route"},
+	},
+	"audit-witnessed": {
+		{witnessed(Witness{Name: "w1", Size: 9, At: now}, Witness{Name: "w2", Size: 7, At: now.Add(-time.Hour), Lacks: now.Add(-3 * time.Minute), Failure: "it took too long"}), "witness w2 has cosigned 7 records, and none since for 3m0s: it took too long"},
+		{witnessed(Witness{Name: "w1", Lacks: now.Add(-time.Hour)}), "witness w1 has cosigned 0 records, and none since for 1h0m0s"},
+		{witnessed(Witness{Name: "w1", Size: 9, At: now, Alarm: "it knows another log", AlarmAt: now.Add(-day)}), "ALARM of witness w1 on 2126-05-03: it knows another log"},
+		{witnessed(Witness{Name: "w1", Size: 9, At: now.Add(-4 * time.Hour)}), "witness w1 cosigned last on 2126-05-03T23:02:01Z"},
 	},
 	"backup-recent": {{func(c *Cluster) {
 		c.LastBackup = func(context.Context, time.Time) (time.Time, error) { return time.Time{}, nil }

@@ -145,7 +145,7 @@ func (f *admissionFlags) request() (*controlpb.UpdateAdmissionRequest, error) {
 		return nil, usagef("--pcr and --no-pcr exclude each other")
 	}
 	for _, path := range f.cas {
-		found, err := readCAs(path)
+		found, err := readCAs("--ek-ca", path)
 		if err != nil {
 			return nil, err
 		}
@@ -194,26 +194,26 @@ func hashes(flag string, texts []string) (out [][]byte, _ error) {
 	return out, nil
 }
 
-// readCAs reads the certificates of a PEM file.
-func readCAs(path string) (out [][]byte, _ error) {
+// readCAs reads the certificates of a PEM file that a flag names.
+func readCAs(flag, path string) (out [][]byte, _ error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("--ek-ca: %w", err)
+		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, maxCAFile+1))
 	if err != nil || len(raw) > maxCAFile {
-		return nil, fmt.Errorf("--ek-ca %s: it cannot be read, or is longer than %d bytes", path, maxCAFile)
+		return nil, fmt.Errorf("%s %s: it cannot be read, or is longer than %d bytes", flag, path, maxCAFile)
 	}
 	for len(bytes.TrimSpace(raw)) > 0 {
 		block, rest := pem.Decode(raw)
 		if block == nil || block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("--ek-ca %s: it holds something else than certificates in PEM", path)
+			return nil, fmt.Errorf("%s %s: it holds something else than certificates in PEM", flag, path)
 		}
 		out, raw = append(out, block.Bytes), rest
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("--ek-ca %s: it holds no certificate", path)
+		return nil, fmt.Errorf("%s %s: it holds no certificate", flag, path)
 	}
 	return out, nil
 }

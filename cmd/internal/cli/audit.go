@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) auditVerbs() []*cobra.Command {
-	return []*cobra.Command{a.auditLsCmd(), a.auditTailCmd(), a.auditShowCmd(), a.auditExportCmd(), a.auditProveCmd(), a.auditVerifyCmd(), a.auditCheckpointCmd()}
+	return []*cobra.Command{a.auditLsCmd(), a.auditTailCmd(), a.auditShowCmd(), a.auditExportCmd(), a.auditProveCmd(), a.auditVerifyCmd(), a.auditCheckpointCmd(), a.auditWitnessCmd()}
 }
 
 // newest is a request for that many, 0 for the records from a number on.
@@ -195,6 +195,7 @@ func recordNumber(s string) (uint64, error) {
 func (a *app) auditVerifyCmd() *cobra.Command {
 	var out output
 	var file, keysFile string
+	var witnessKeys []string
 	c := &cobra.Command{
 		Use: "verify", Short: "Have every manager read all of its audit log, and compare them",
 		Long: `verify has every manager read what it has of the audit log, from its memory and
@@ -205,12 +206,19 @@ from the others.
 
 With --checkpoint it also proves, and checks the proof itself, that the log begins
 with the records that a checkpoint is of which was kept outside of the cluster. So
-it finds what all managers together have rewritten, or taken away.`,
+it finds what all managers together have rewritten, or taken away. With --witness-key,
+once for each witness outside of the cluster whose key you have of its operator, that
+witness must have cosigned that checkpoint, too.`,
 		Example: `  redoubt audit verify
-  redoubt audit verify --checkpoint /mnt/worm/checkpoint.2026-11-01 --keys /mnt/worm/keys`,
+  redoubt audit verify --checkpoint /mnt/worm/checkpoint.2026-11-01 --keys /mnt/worm/keys
+  redoubt audit verify --checkpoint /mnt/worm/checkpoint.2026-11-01 --witness-key witness.example/w1+a1b2c3d4+BA...`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			kept, err := readKept(file, keysFile)
+			if err != nil {
+				return err
+			}
+			cosigners, err := kept.witnesses(witnessKeys)
 			if err != nil {
 				return err
 			}
@@ -254,6 +262,9 @@ it finds what all managers together have rewritten, or taken away.`,
 				}
 				if kept != nil {
 					fmt.Fprintf(a.Stderr, "the first %d records are those of the checkpoint, which %s signed\n", signed.Size, signers(signed))
+					for _, w := range cosigners {
+						fmt.Fprintf(a.Stderr, "witness %s cosigned it on %s\n", w.Name, w.At.Format(time.RFC3339))
+					}
 				}
 				return nil
 			})
@@ -262,5 +273,6 @@ it finds what all managers together have rewritten, or taken away.`,
 	out.flags(c, false)
 	c.Flags().StringVar(&file, "checkpoint", "", "a file with a checkpoint that was kept")
 	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it, in place of those that the cluster tells")
+	c.Flags().StringArrayVar(&witnessKeys, "witness-key", nil, "the key of a witness outside of the cluster that must have cosigned it; may be repeated")
 	return c
 }

@@ -20,6 +20,7 @@ import (
 
 func (a *app) auditCheckpointCmd() *cobra.Command {
 	var keys bool
+	var witness string
 	c := &cobra.Command{
 		Use: "checkpoint", Short: "Print the newest checkpoint of the audit log, to be kept elsewhere",
 		Long: `checkpoint prints how many records the audit log has and the root of the tree
@@ -28,14 +29,20 @@ root. The leader makes one each minute in which there was a record. Keep them wh
 nobody who runs the cluster can change them: "audit verify --checkpoint" proves
 later that all those records are still what they were.
 
+Witnesses outside of the cluster (redoubt audit witness) add their lines some seconds
+later. With --witness it prints the newest one that this witness has cosigned.
+
 With --keys it prints the keys that verify checkpoints and signed reports, one a line,
 the former ones with them. Keep those, too: else the cluster's word must do for whose they are.`,
 		Example: `  redoubt audit checkpoint >/mnt/worm/checkpoint.$(date +%F)
   redoubt audit checkpoint --keys >/mnt/worm/keys`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if keys && witness != "" {
+				return usagef("--keys prints keys, and --witness a checkpoint: give one of them")
+			}
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
-				resp, err := api.GetCheckpoint(ctx, &controlpb.GetCheckpointRequest{})
+				resp, err := api.GetCheckpoint(ctx, &controlpb.GetCheckpointRequest{Witness: witness})
 				if err != nil {
 					return err
 				}
@@ -57,6 +64,9 @@ the former ones with them. Keep those, too: else the cluster's word must do for 
 				for _, d := range resp.GetDissents() {
 					fmt.Fprintf(a.Stderr, "warning: manager %s has not signed: %s\n", nodeLabel(d.GetName(), d.GetId()), oneline.Text(d.GetReason(), maxFault))
 				}
+				if err := a.checkCosigners(resp, witness); err != nil {
+					return err
+				}
 				if later := resp.GetSize() - min(signed.Size, resp.GetSize()); later > 0 {
 					fmt.Fprintf(a.Stderr, "%d records are newer\n", later)
 				}
@@ -66,6 +76,8 @@ the former ones with them. Keep those, too: else the cluster's word must do for 
 		},
 	}
 	c.Flags().BoolVar(&keys, "keys", false, "print the keys that verify checkpoints in place of one")
+	c.Flags().StringVar(&witness, "witness", "", "the newest one that the witness of this name cosigned, in place of the newest")
+	_ = c.RegisterFlagCompletionFunc("witness", a.names(-1, witnessNames)) // fails only where a flag gets two
 	return c
 }
 

@@ -151,7 +151,8 @@ func (a *app) completions(root *cobra.Command) {
 		"join-token revoke":    a.names(-1, tokenIDs),
 		"person revoke":        a.names(-1, personNames), "person rm": a.names(-1, personNames), "person invite": a.names(1, personNames),
 		"compliance get": a.names(1, reportNumbers), "compliance waiver approve": a.names(1, waiverIDs), "compliance waiver rm": a.names(-1, waiverIDs),
-		"context use": a.contextNames, "context show": a.contextNames, "context rm": a.contextNames,
+		"audit witness rm": a.names(1, witnessNames),
+		"context use":      a.contextNames, "context show": a.contextNames, "context rm": a.contextNames,
 	} {
 		c, _, err := root.Find(strings.Fields(path))
 		if err != nil || c.CommandPath() != "redoubt "+path {

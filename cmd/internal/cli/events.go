@@ -61,7 +61,7 @@ what was done and by whom, for good, is what "redoubt audit ls" shows.`,
 	out.flags(c, false)
 	c.Flags().StringVar(&since, "since", "", "also what happened since: 10m, or 2026-01-02T15:04:05Z")
 	c.Flags().StringVar(&until, "until", "", "end then: 0s for now, or 2026-01-02T15:04:05Z")
-	filter.add(c, "type=admission|ca|config|identity|network|node|policy|secret|service|task|token|unlock-key", "action", "id", "name", "service", "node")
+	filter.add(c, "type=admission|audit-witness|break-glass|ca|config|identity|network|node|policy|secret|service|task|token|unlock-key", "action", "id", "name", "service", "node")
 	return c
 }
 

@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"slices"
 
 	"google.golang.org/grpc/status"
 
@@ -14,14 +15,24 @@ import (
 )
 
 // GetCheckpoint implements controlpb.AuditServer.
-func (s *Server) GetCheckpoint(ctx context.Context, _ *controlpb.GetCheckpointRequest) (*controlpb.GetCheckpointResponse, error) {
+func (s *Server) GetCheckpoint(ctx context.Context, req *controlpb.GetCheckpointRequest) (*controlpb.GetCheckpointResponse, error) {
 	resp := &controlpb.GetCheckpointResponse{}
 	if err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		rec, there := pkistore.AuditCheckpoints.Get(r, pkistore.CheckpointID)
 		if !there {
 			return apierr.State("try again in a minute", "the audit log has no checkpoint yet")
 		}
-		resp.Note = rec.GetNote()
+		resp.Note, resp.Witnesses = withWitnesses(r, rec), witnessViews(r, rec)
+		if name := req.GetWitness(); name != "" {
+			if _, there := pkistore.AuditWitnesses.Get(r, name); !there {
+				return noWitness(name)
+			}
+			l, _ := pkistore.AuditWitnessed.Get(r, name)
+			if l.GetLine() == "" {
+				return apierr.State("`redoubt audit witness ls` says why", "witness %s has cosigned no checkpoint yet", name)
+			}
+			resp.Note = append(slices.Clone(l.GetNote()), l.GetLine()...)
+		}
 		for _, d := range rec.GetDissents() {
 			n, _ := pkistore.Nodes.Get(r, d.GetNodeId())
 			resp.Dissents = append(resp.Dissents, &controlpb.Dissent{Id: d.GetNodeId(), Name: n.GetName(), Reason: d.GetReason(), Forked: d.GetForked()})

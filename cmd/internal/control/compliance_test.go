@@ -86,6 +86,9 @@ func emptyJudged(t *testing.T) *judged {
 		return nil
 	})
 	w.sessions[1].Clock = &schedulerpb.ClockOffset{}
+	for i := range w.sessions {
+		w.sessions[i].Trusts = pki.HashesOf(w.ca.Cluster().GetRoots())
+	}
 	w.record(auditpb.Outcome_OUTCOME_DONE, "cluster.create")
 	w.checkpoint(func(c *pkipb.AuditCheckpoint) { c.Size = 1 })
 	for _, id := range []string{w.manager, w.worker} {
@@ -226,6 +229,14 @@ func TestCompliance(t *testing.T) {
 				c.Dissents = []*pkipb.AuditDissent{{NodeId: w.manager, Reason: "it has another audit log", Forked: true}}
 			})
 		}, "manager manager-1 did not sign the audit log's first 1 records: it has another audit log"},
+		"audit-witnessed": {func(w *judged) {
+			schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+				if err := pkistore.AuditWitnesses.Put(tx, &pkipb.AuditWitness{Id: "w1", SetAt: tx.Now().Unix()}); err != nil {
+					return err
+				}
+				return pkistore.AuditWitnessed.Put(tx, &pkipb.AuditWitnessed{Id: "w1", Alarm: &pkipb.AuditWitnessAlarm{Reason: "it knows another log", At: 86400}})
+			})
+		}, "ALARM of witness w1 on 1970-01-02: it knows another log"},
 		"ca-no-alarm": {func(w *judged) {
 			w.cluster(func(c *pkipb.Cluster) {
 				c.Unjournalled = []*pkipb.Unjournalled{{NodeId: w.manager, Serial: "ab", Source: "192.0.2.9", At: 86400}}
@@ -307,7 +318,8 @@ func TestCompliance(t *testing.T) {
 func TestComplianceAsItIs(t *testing.T) {
 	w := newJudged(t)
 	want := map[string]string{"ca-life": "fail: the issuing CA signs since", "managers-quorum": "fail: manager manager-1 has no vote; 0 managers vote", "managers-spread": "not-applicable: ", "managers-certificates-shown": "not-applicable: ",
-		"managers-quantum-safe": "not-applicable: ", "managers-refuse-strangers": "not-applicable: ", "external-ca-answers": "not-applicable: "}
+		"managers-quantum-safe": "not-applicable: ", "managers-refuse-strangers": "not-applicable: ", "external-ca-answers": "not-applicable: ",
+		"audit-witnessed": "not-applicable: "}
 	for _, c := range checks.All() {
 		if !c.OfCluster() {
 			want[c.ID] = "error: not judged: nobody asks nodes here"

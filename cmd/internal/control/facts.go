@@ -33,7 +33,7 @@ import (
 // is connected then.
 func (s *Server) facts(ctx context.Context) (*checks.Cluster, error) {
 	level := s.c.Store.Level()
-	f := &checks.Cluster{Level: level.Cluster, Here: level.Here, AuditLog: s.logsOf, LastBackup: s.lastBackup, Signed: s.newestCheckpoint}
+	f := &checks.Cluster{Level: level.Cluster, Here: level.Here, AuditLog: s.logsOf, LastBackup: s.lastBackup, Signed: s.newestCheckpoint, Witnessed: s.witnesses}
 	var managers []managerFact
 	records := map[string]*pkipb.Node{}
 	err := s.view(ctx, func(r *raftstore.ReadTx) error {

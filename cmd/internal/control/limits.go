@@ -109,6 +109,9 @@ const (
 	maxEKCA      = 4096
 	maxPCRValues = 16
 
+	// maxWitnesses is how many witnesses outside of the cluster are shown the audit log.
+	maxWitnesses = 8
+
 	// Of waivers: how many there are, the bytes of a reason, how long one lasts, and
 	// lines of evidence with the bytes of one, as a report has them at most.
 	maxWaivers     = 1000

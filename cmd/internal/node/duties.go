@@ -187,6 +187,7 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *a
 	run("authorities", func(ctx context.Context) error { return ca.Run(own(ctx, "authorities")) })
 	run("membership", func(ctx context.Context) error { return m.spreadMembership(ctx, d) })
 	run("checkpoints", m.keepCheckpoints)
+	run("audit witnesses", m.keepWitnessed)
 	run("reports", func(ctx context.Context) error { return m.keepReports(ctx, api) })
 	run("quorum", func(ctx context.Context) error { return m.keepQuorum(ctx, d) })
 	wg.Wait()

@@ -118,6 +118,8 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Control.UpdateNode", &controlpb.UpdateNodeRequest{Node: "worker", LabelAdd: map[string]string{"zone": "a"}}},
 		{"Revocation.RevokeIdentity", &controlpb.RevokeIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
+		{"Audit.SetWitness", &controlpb.SetWitnessRequest{Url: "https://witness.example", Key: "witness.example/w1+e42b2f2c+BDtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop"}},
+		{"Audit.RemoveWitness", &controlpb.RemoveWitnessRequest{Name: "witness.example/w1"}},
 		{"Waivers.CreateWaiver", &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "worker", Reason: "it moves", ExpiresAt: time.Now().Add(time.Hour).Unix(), Approver: "mallory", Evidence: []string{"seen"}}},
 		{"Waivers.RemoveWaiver", &controlpb.RemoveWaiverRequest{}},
 		{"Compliance.SetComplianceSchedule", &controlpb.SetComplianceScheduleRequest{Every: 86400}},

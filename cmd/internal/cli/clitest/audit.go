@@ -110,7 +110,7 @@ func (n *Node) VerifyRecords(_ context.Context, req *controlpb.VerifyRecordsRequ
 
 // GetCheckpoint implements Audit: of the first two records. Where a manager is away
 // it has not signed.
-func (n *Node) GetCheckpoint(context.Context, *controlpb.GetCheckpointRequest) (*controlpb.GetCheckpointResponse, error) {
+func (n *Node) GetCheckpoint(_ context.Context, req *controlpb.GetCheckpointRequest) (*controlpb.GetCheckpointResponse, error) {
 	r, err := auditLog()
 	if err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func (n *Node) GetCheckpoint(context.Context, *controlpb.GetCheckpointRequest) (
 	if n.away {
 		resp.Dissents = []*controlpb.Dissent{{Id: "m3", Name: "manager-3", Reason: "no\x1b route"}, {Id: "m4", Forked: true, Reason: "it has another audit log"}}
 	}
-	return resp, nil
+	return resp, n.witnessed(req, c, resp)
 }
 
 // held has what the leader proves to who kept a root: where a manager is away, the

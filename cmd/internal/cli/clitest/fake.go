@@ -49,34 +49,35 @@ type Node struct {
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
 
-	mu       sync.Mutex
-	phase    controlpb.NodePhase
-	role     profilepb.Role
-	cluster  string
-	id       string
-	tokens   []*controlpb.TokenView
-	services []*schedulerpb.Service
-	configs  []*secretspb.Config
-	secrets  []*keptSecret
-	master   *seal.Master // of secrets
-	networks []*meshpb.Network
-	roles    []*controlpb.RoleView
-	broken   []*controlpb.BreakGlassView
-	bindings []*controlpb.BindingView
-	policies []*controlpb.AccessPolicyView
-	waivers  []*controlpb.WaiverView
-	reports  []*controlpb.SignedReport // the oldest first
-	schedule *controlpb.SetComplianceScheduleRequest
-	people   []*controlpb.PersonView
-	waiting  []*controlpb.ApprovalView
-	images   []byte // the image policy
-	slots    *keydpb.SlotSet
-	away     bool // a manager is away
-	dying    bool // a manager goes away when the key is rotated
-	leader   bool
-	rotating bool // a root is being replaced
-	noSlots  bool // the caller may not rotate slots
-	forges   bool // answers say other requests than those that wait
+	mu        sync.Mutex
+	phase     controlpb.NodePhase
+	role      profilepb.Role
+	cluster   string
+	id        string
+	tokens    []*controlpb.TokenView
+	services  []*schedulerpb.Service
+	configs   []*secretspb.Config
+	secrets   []*keptSecret
+	master    *seal.Master // of secrets
+	networks  []*meshpb.Network
+	roles     []*controlpb.RoleView
+	broken    []*controlpb.BreakGlassView
+	witnesses []*controlpb.WitnessView
+	bindings  []*controlpb.BindingView
+	policies  []*controlpb.AccessPolicyView
+	waivers   []*controlpb.WaiverView
+	reports   []*controlpb.SignedReport // the oldest first
+	schedule  *controlpb.SetComplianceScheduleRequest
+	people    []*controlpb.PersonView
+	waiting   []*controlpb.ApprovalView
+	images    []byte // the image policy
+	slots     *keydpb.SlotSet
+	away      bool // a manager is away
+	dying     bool // a manager goes away when the key is rotated
+	leader    bool
+	rotating  bool // a root is being replaced
+	noSlots   bool // the caller may not rotate slots
+	forges    bool // answers say other requests than those that wait
 
 	orderKey   []byte
 	externalCA *pkipb.External // nil: none

@@ -334,7 +334,10 @@ func (x *ProveRecordResponse) GetProof() [][]byte {
 }
 
 type GetCheckpointRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest one that this witness outside of the cluster cosigned, in place of the
+	// newest.
+	Witness       string `protobuf:"bytes,1,opt,name=witness,proto3" json:"witness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,9 +372,16 @@ func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
 	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{5}
 }
 
+func (x *GetCheckpointRequest) GetWitness() string {
+	if x != nil {
+		return x.Witness
+	}
+	return ""
+}
+
 type GetCheckpointResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A signed note.
+	// A signed note, with what witnesses outside of the cluster said of it.
 	Note []byte `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
 	// How many records the log has now.
 	Size uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
@@ -379,7 +389,9 @@ type GetCheckpointResponse struct {
 	// of before.
 	Keys []string `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Managers that did not sign it.
-	Dissents      []*Dissent `protobuf:"bytes,4,rep,name=dissents,proto3" json:"dissents,omitempty"`
+	Dissents []*Dissent `protobuf:"bytes,4,rep,name=dissents,proto3" json:"dissents,omitempty"`
+	// All witnesses outside of the cluster, whether they cosigned it or not.
+	Witnesses     []*WitnessView `protobuf:"bytes,5,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -438,6 +450,13 @@ func (x *GetCheckpointResponse) GetKeys() []string {
 func (x *GetCheckpointResponse) GetDissents() []*Dissent {
 	if x != nil {
 		return x.Dissents
+	}
+	return nil
+}
+
+func (x *GetCheckpointResponse) GetWitnesses() []*WitnessView {
+	if x != nil {
+		return x.Witnesses
 	}
 	return nil
 }
@@ -769,6 +788,413 @@ func (x *ManagerRecords) GetFirstRewritten() uint64 {
 	return 0
 }
 
+type SetWitnessRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https; checkpoints go to /add-checkpoint below it.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// A note's verifier key of the kind cosignature/v1.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// Certificates, DER, in one of which its TLS ends; none: the system's roots.
+	Ca            [][]byte `protobuf:"bytes,3,rep,name=ca,proto3" json:"ca,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetWitnessRequest) Reset() {
+	*x = SetWitnessRequest{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetWitnessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetWitnessRequest) ProtoMessage() {}
+
+func (x *SetWitnessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetWitnessRequest.ProtoReflect.Descriptor instead.
+func (*SetWitnessRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *SetWitnessRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *SetWitnessRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SetWitnessRequest) GetCa() [][]byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+type SetWitnessResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of its key, by which it is called.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetWitnessResponse) Reset() {
+	*x = SetWitnessResponse{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetWitnessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetWitnessResponse) ProtoMessage() {}
+
+func (x *SetWitnessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetWitnessResponse.ProtoReflect.Descriptor instead.
+func (*SetWitnessResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetWitnessResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RemoveWitnessRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveWitnessRequest) Reset() {
+	*x = RemoveWitnessRequest{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveWitnessRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveWitnessRequest) ProtoMessage() {}
+
+func (x *RemoveWitnessRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveWitnessRequest.ProtoReflect.Descriptor instead.
+func (*RemoveWitnessRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RemoveWitnessRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RemoveWitnessResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveWitnessResponse) Reset() {
+	*x = RemoveWitnessResponse{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveWitnessResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveWitnessResponse) ProtoMessage() {}
+
+func (x *RemoveWitnessResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveWitnessResponse.ProtoReflect.Descriptor instead.
+func (*RemoveWitnessResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{14}
+}
+
+type ListWitnessesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWitnessesRequest) Reset() {
+	*x = ListWitnessesRequest{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWitnessesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWitnessesRequest) ProtoMessage() {}
+
+func (x *ListWitnessesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWitnessesRequest.ProtoReflect.Descriptor instead.
+func (*ListWitnessesRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{15}
+}
+
+type ListWitnessesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of their names.
+	Witnesses []*WitnessView `protobuf:"bytes,1,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
+	// How many records the log has now.
+	Size          uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListWitnessesResponse) Reset() {
+	*x = ListWitnessesResponse{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListWitnessesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListWitnessesResponse) ProtoMessage() {}
+
+func (x *ListWitnessesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListWitnessesResponse.ProtoReflect.Descriptor instead.
+func (*ListWitnessesResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListWitnessesResponse) GetWitnesses() []*WitnessView {
+	if x != nil {
+		return x.Witnesses
+	}
+	return nil
+}
+
+func (x *ListWitnessesResponse) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+type WitnessView struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Url   string                 `protobuf:"bytes,2,opt,name=url,proto3" json:"url,omitempty"`
+	Key   string                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// SHA-256 of the certificates in one of which its TLS ends; none: the system's roots.
+	Ca [][]byte `protobuf:"bytes,4,rep,name=ca,proto3" json:"ca,omitempty"`
+	// What it cosigned last: how many records, and when by its clock, Unix seconds.
+	Size uint64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	At   int64  `protobuf:"varint,6,opt,name=at,proto3" json:"at,omitempty"`
+	// Whether that is the newest checkpoint.
+	Newest bool `protobuf:"varint,7,opt,name=newest,proto3" json:"newest,omitempty"`
+	// Why it cosigns nothing now, and since when, Unix seconds.
+	Failure  string `protobuf:"bytes,8,opt,name=failure,proto3" json:"failure,omitempty"`
+	FailedAt int64  `protobuf:"varint,9,opt,name=failed_at,json=failedAt,proto3" json:"failed_at,omitempty"`
+	// An alarm that stands, and since when.
+	Alarm         string `protobuf:"bytes,10,opt,name=alarm,proto3" json:"alarm,omitempty"`
+	AlarmAt       int64  `protobuf:"varint,11,opt,name=alarm_at,json=alarmAt,proto3" json:"alarm_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WitnessView) Reset() {
+	*x = WitnessView{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WitnessView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WitnessView) ProtoMessage() {}
+
+func (x *WitnessView) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WitnessView.ProtoReflect.Descriptor instead.
+func (*WitnessView) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WitnessView) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WitnessView) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *WitnessView) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *WitnessView) GetCa() [][]byte {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *WitnessView) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *WitnessView) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *WitnessView) GetNewest() bool {
+	if x != nil {
+		return x.Newest
+	}
+	return false
+}
+
+func (x *WitnessView) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *WitnessView) GetFailedAt() int64 {
+	if x != nil {
+		return x.FailedAt
+	}
+	return 0
+}
+
+func (x *WitnessView) GetAlarm() string {
+	if x != nil {
+		return x.Alarm
+	}
+	return ""
+}
+
+func (x *WitnessView) GetAlarmAt() int64 {
+	if x != nil {
+		return x.AlarmAt
+	}
+	return 0
+}
+
 var File_cmd_internal_control_controlpb_audit_proto protoreflect.FileDescriptor
 
 const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
@@ -794,13 +1220,15 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x06record\x18\x01 \x01(\v2\x1e.redoubt.control.v1.RecordViewR\x06record\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x14\n" +
-	"\x05proof\x18\x04 \x03(\fR\x05proof\"\x16\n" +
-	"\x14GetCheckpointRequest\"\x8c\x01\n" +
+	"\x05proof\x18\x04 \x03(\fR\x05proof\"0\n" +
+	"\x14GetCheckpointRequest\x12\x18\n" +
+	"\awitness\x18\x01 \x01(\tR\awitness\"\xcb\x01\n" +
 	"\x15GetCheckpointResponse\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04keys\x18\x03 \x03(\tR\x04keys\x127\n" +
-	"\bdissents\x18\x04 \x03(\v2\x1b.redoubt.control.v1.DissentR\bdissents\"]\n" +
+	"\bdissents\x18\x04 \x03(\v2\x1b.redoubt.control.v1.DissentR\bdissents\x12=\n" +
+	"\twitnesses\x18\x05 \x03(\v2\x1f.redoubt.control.v1.WitnessViewR\twitnesses\"]\n" +
 	"\aDissent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -827,7 +1255,33 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\trewritten\x18\t \x01(\bR\trewritten\x12,\n" +
 	"\x0ffirst_rewritten\x18\n" +
 	" \x01(\x04H\x00R\x0efirstRewritten\x88\x01\x01B\x12\n" +
-	"\x10_first_rewritten2\xfb\x03\n" +
+	"\x10_first_rewritten\"G\n" +
+	"\x11SetWitnessRequest\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x0e\n" +
+	"\x02ca\x18\x03 \x03(\fR\x02ca\"(\n" +
+	"\x12SetWitnessResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"*\n" +
+	"\x14RemoveWitnessRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x17\n" +
+	"\x15RemoveWitnessResponse\"\x16\n" +
+	"\x14ListWitnessesRequest\"j\n" +
+	"\x15ListWitnessesResponse\x12=\n" +
+	"\twitnesses\x18\x01 \x03(\v2\x1f.redoubt.control.v1.WitnessViewR\twitnesses\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\xf9\x01\n" +
+	"\vWitnessView\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03url\x18\x02 \x01(\tR\x03url\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\x12\x0e\n" +
+	"\x02ca\x18\x04 \x03(\fR\x02ca\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x04R\x04size\x12\x0e\n" +
+	"\x02at\x18\x06 \x01(\x03R\x02at\x12\x16\n" +
+	"\x06newest\x18\a \x01(\bR\x06newest\x12\x18\n" +
+	"\afailure\x18\b \x01(\tR\afailure\x12\x1b\n" +
+	"\tfailed_at\x18\t \x01(\x03R\bfailedAt\x12\x14\n" +
+	"\x05alarm\x18\n" +
+	" \x01(\tR\x05alarm\x12\x19\n" +
+	"\balarm_at\x18\v \x01(\x03R\aalarmAt2\x83\a\n" +
 	"\x05Audit\x12w\n" +
 	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x17\x9a\xe5\x18\x13\n" +
 	"\x03\x05\t\n" +
@@ -846,6 +1300,19 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x19\x9a\xe5\x18\x15\n" +
 	"\x03\x05\t\n" +
 	"\x12\x0e\n" +
+	"\faudit.verify\x12{\n" +
+	"\n" +
+	"SetWitness\x12%.redoubt.control.v1.SetWitnessRequest\x1a&.redoubt.control.v1.SetWitnessResponse\"\x1e\x9a\xe5\x18\x1a\n" +
+	"\x03\x05\t\n" +
+	"\x12\x13\n" +
+	"\x11audit.set-witness\x12\x87\x01\n" +
+	"\rRemoveWitness\x12(.redoubt.control.v1.RemoveWitnessRequest\x1a).redoubt.control.v1.RemoveWitnessResponse\"!\x9a\xe5\x18\x1d\n" +
+	"\x03\x05\t\n" +
+	"\x12\x16\n" +
+	"\x14audit.remove-witness\x12\x7f\n" +
+	"\rListWitnesses\x12(.redoubt.control.v1.ListWitnessesRequest\x1a).redoubt.control.v1.ListWitnessesResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0e\n" +
 	"\faudit.verifyBCZAgithub.com/redoubt-cluster/redoubt/cmd/internal/control/controlpbb\x06proto3"
 
 var (
@@ -860,7 +1327,7 @@ func file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlpb_audit_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_cmd_internal_control_controlpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_cmd_internal_control_controlpb_audit_proto_goTypes = []any{
 	(*ListRecordsRequest)(nil),    // 0: redoubt.control.v1.ListRecordsRequest
 	(*ListRecordsResponse)(nil),   // 1: redoubt.control.v1.ListRecordsResponse
@@ -873,25 +1340,40 @@ var file_cmd_internal_control_controlpb_audit_proto_goTypes = []any{
 	(*VerifyRecordsRequest)(nil),  // 8: redoubt.control.v1.VerifyRecordsRequest
 	(*VerifyRecordsResponse)(nil), // 9: redoubt.control.v1.VerifyRecordsResponse
 	(*ManagerRecords)(nil),        // 10: redoubt.control.v1.ManagerRecords
+	(*SetWitnessRequest)(nil),     // 11: redoubt.control.v1.SetWitnessRequest
+	(*SetWitnessResponse)(nil),    // 12: redoubt.control.v1.SetWitnessResponse
+	(*RemoveWitnessRequest)(nil),  // 13: redoubt.control.v1.RemoveWitnessRequest
+	(*RemoveWitnessResponse)(nil), // 14: redoubt.control.v1.RemoveWitnessResponse
+	(*ListWitnessesRequest)(nil),  // 15: redoubt.control.v1.ListWitnessesRequest
+	(*ListWitnessesResponse)(nil), // 16: redoubt.control.v1.ListWitnessesResponse
+	(*WitnessView)(nil),           // 17: redoubt.control.v1.WitnessView
 }
 var file_cmd_internal_control_controlpb_audit_proto_depIdxs = []int32{
 	2,  // 0: redoubt.control.v1.ListRecordsResponse.records:type_name -> redoubt.control.v1.RecordView
 	2,  // 1: redoubt.control.v1.ProveRecordResponse.record:type_name -> redoubt.control.v1.RecordView
 	7,  // 2: redoubt.control.v1.GetCheckpointResponse.dissents:type_name -> redoubt.control.v1.Dissent
-	10, // 3: redoubt.control.v1.VerifyRecordsResponse.managers:type_name -> redoubt.control.v1.ManagerRecords
-	0,  // 4: redoubt.control.v1.Audit.ListRecords:input_type -> redoubt.control.v1.ListRecordsRequest
-	3,  // 5: redoubt.control.v1.Audit.ProveRecord:input_type -> redoubt.control.v1.ProveRecordRequest
-	5,  // 6: redoubt.control.v1.Audit.GetCheckpoint:input_type -> redoubt.control.v1.GetCheckpointRequest
-	8,  // 7: redoubt.control.v1.Audit.VerifyRecords:input_type -> redoubt.control.v1.VerifyRecordsRequest
-	1,  // 8: redoubt.control.v1.Audit.ListRecords:output_type -> redoubt.control.v1.ListRecordsResponse
-	4,  // 9: redoubt.control.v1.Audit.ProveRecord:output_type -> redoubt.control.v1.ProveRecordResponse
-	6,  // 10: redoubt.control.v1.Audit.GetCheckpoint:output_type -> redoubt.control.v1.GetCheckpointResponse
-	9,  // 11: redoubt.control.v1.Audit.VerifyRecords:output_type -> redoubt.control.v1.VerifyRecordsResponse
-	8,  // [8:12] is the sub-list for method output_type
-	4,  // [4:8] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	17, // 3: redoubt.control.v1.GetCheckpointResponse.witnesses:type_name -> redoubt.control.v1.WitnessView
+	10, // 4: redoubt.control.v1.VerifyRecordsResponse.managers:type_name -> redoubt.control.v1.ManagerRecords
+	17, // 5: redoubt.control.v1.ListWitnessesResponse.witnesses:type_name -> redoubt.control.v1.WitnessView
+	0,  // 6: redoubt.control.v1.Audit.ListRecords:input_type -> redoubt.control.v1.ListRecordsRequest
+	3,  // 7: redoubt.control.v1.Audit.ProveRecord:input_type -> redoubt.control.v1.ProveRecordRequest
+	5,  // 8: redoubt.control.v1.Audit.GetCheckpoint:input_type -> redoubt.control.v1.GetCheckpointRequest
+	8,  // 9: redoubt.control.v1.Audit.VerifyRecords:input_type -> redoubt.control.v1.VerifyRecordsRequest
+	11, // 10: redoubt.control.v1.Audit.SetWitness:input_type -> redoubt.control.v1.SetWitnessRequest
+	13, // 11: redoubt.control.v1.Audit.RemoveWitness:input_type -> redoubt.control.v1.RemoveWitnessRequest
+	15, // 12: redoubt.control.v1.Audit.ListWitnesses:input_type -> redoubt.control.v1.ListWitnessesRequest
+	1,  // 13: redoubt.control.v1.Audit.ListRecords:output_type -> redoubt.control.v1.ListRecordsResponse
+	4,  // 14: redoubt.control.v1.Audit.ProveRecord:output_type -> redoubt.control.v1.ProveRecordResponse
+	6,  // 15: redoubt.control.v1.Audit.GetCheckpoint:output_type -> redoubt.control.v1.GetCheckpointResponse
+	9,  // 16: redoubt.control.v1.Audit.VerifyRecords:output_type -> redoubt.control.v1.VerifyRecordsResponse
+	12, // 17: redoubt.control.v1.Audit.SetWitness:output_type -> redoubt.control.v1.SetWitnessResponse
+	14, // 18: redoubt.control.v1.Audit.RemoveWitness:output_type -> redoubt.control.v1.RemoveWitnessResponse
+	16, // 19: redoubt.control.v1.Audit.ListWitnesses:output_type -> redoubt.control.v1.ListWitnessesResponse
+	13, // [13:20] is the sub-list for method output_type
+	6,  // [6:13] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_audit_proto_init() }
@@ -906,7 +1388,7 @@ func file_cmd_internal_control_controlpb_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_audit_proto_rawDesc), len(file_cmd_internal_control_controlpb_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,9 @@ const (
 	Audit_ProveRecord_FullMethodName   = "/redoubt.control.v1.Audit/ProveRecord"
 	Audit_GetCheckpoint_FullMethodName = "/redoubt.control.v1.Audit/GetCheckpoint"
 	Audit_VerifyRecords_FullMethodName = "/redoubt.control.v1.Audit/VerifyRecords"
+	Audit_SetWitness_FullMethodName    = "/redoubt.control.v1.Audit/SetWitness"
+	Audit_RemoveWitness_FullMethodName = "/redoubt.control.v1.Audit/RemoveWitness"
+	Audit_ListWitnesses_FullMethodName = "/redoubt.control.v1.Audit/ListWitnesses"
 )
 
 // AuditClient is the client API for Audit service.
@@ -40,6 +43,12 @@ type AuditClient interface {
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
 	// Every manager reads all that it has of the log, and all are compared.
 	VerifyRecords(ctx context.Context, in *VerifyRecordsRequest, opts ...grpc.CallOption) (*VerifyRecordsResponse, error)
+	// Has a witness outside of the cluster cosign checkpoints. Again, it changes where and
+	// by which key, and ends an alarm of that witness.
+	SetWitness(ctx context.Context, in *SetWitnessRequest, opts ...grpc.CallOption) (*SetWitnessResponse, error)
+	RemoveWitness(ctx context.Context, in *RemoveWitnessRequest, opts ...grpc.CallOption) (*RemoveWitnessResponse, error)
+	// The witnesses, and what each said last.
+	ListWitnesses(ctx context.Context, in *ListWitnessesRequest, opts ...grpc.CallOption) (*ListWitnessesResponse, error)
 }
 
 type auditClient struct {
@@ -90,6 +99,36 @@ func (c *auditClient) VerifyRecords(ctx context.Context, in *VerifyRecordsReques
 	return out, nil
 }
 
+func (c *auditClient) SetWitness(ctx context.Context, in *SetWitnessRequest, opts ...grpc.CallOption) (*SetWitnessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetWitnessResponse)
+	err := c.cc.Invoke(ctx, Audit_SetWitness_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditClient) RemoveWitness(ctx context.Context, in *RemoveWitnessRequest, opts ...grpc.CallOption) (*RemoveWitnessResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveWitnessResponse)
+	err := c.cc.Invoke(ctx, Audit_RemoveWitness_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditClient) ListWitnesses(ctx context.Context, in *ListWitnessesRequest, opts ...grpc.CallOption) (*ListWitnessesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListWitnessesResponse)
+	err := c.cc.Invoke(ctx, Audit_ListWitnesses_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuditServer is the server API for Audit service.
 // All implementations must embed UnimplementedAuditServer
 // for forward compatibility.
@@ -103,6 +142,12 @@ type AuditServer interface {
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
 	// Every manager reads all that it has of the log, and all are compared.
 	VerifyRecords(context.Context, *VerifyRecordsRequest) (*VerifyRecordsResponse, error)
+	// Has a witness outside of the cluster cosign checkpoints. Again, it changes where and
+	// by which key, and ends an alarm of that witness.
+	SetWitness(context.Context, *SetWitnessRequest) (*SetWitnessResponse, error)
+	RemoveWitness(context.Context, *RemoveWitnessRequest) (*RemoveWitnessResponse, error)
+	// The witnesses, and what each said last.
+	ListWitnesses(context.Context, *ListWitnessesRequest) (*ListWitnessesResponse, error)
 	mustEmbedUnimplementedAuditServer()
 }
 
@@ -124,6 +169,15 @@ func (UnimplementedAuditServer) GetCheckpoint(context.Context, *GetCheckpointReq
 }
 func (UnimplementedAuditServer) VerifyRecords(context.Context, *VerifyRecordsRequest) (*VerifyRecordsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyRecords not implemented")
+}
+func (UnimplementedAuditServer) SetWitness(context.Context, *SetWitnessRequest) (*SetWitnessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetWitness not implemented")
+}
+func (UnimplementedAuditServer) RemoveWitness(context.Context, *RemoveWitnessRequest) (*RemoveWitnessResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveWitness not implemented")
+}
+func (UnimplementedAuditServer) ListWitnesses(context.Context, *ListWitnessesRequest) (*ListWitnessesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListWitnesses not implemented")
 }
 func (UnimplementedAuditServer) mustEmbedUnimplementedAuditServer() {}
 func (UnimplementedAuditServer) testEmbeddedByValue()               {}
@@ -218,6 +272,60 @@ func _Audit_VerifyRecords_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Audit_SetWitness_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetWitnessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).SetWitness(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_SetWitness_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).SetWitness(ctx, req.(*SetWitnessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Audit_RemoveWitness_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveWitnessRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).RemoveWitness(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_RemoveWitness_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).RemoveWitness(ctx, req.(*RemoveWitnessRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Audit_ListWitnesses_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListWitnessesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).ListWitnesses(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_ListWitnesses_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).ListWitnesses(ctx, req.(*ListWitnessesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Audit_ServiceDesc is the grpc.ServiceDesc for Audit service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -240,6 +348,18 @@ var Audit_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "VerifyRecords",
 			Handler:    _Audit_VerifyRecords_Handler,
+		},
+		{
+			MethodName: "SetWitness",
+			Handler:    _Audit_SetWitness_Handler,
+		},
+		{
+			MethodName: "RemoveWitness",
+			Handler:    _Audit_RemoveWitness_Handler,
+		},
+		{
+			MethodName: "ListWitnesses",
+			Handler:    _Audit_ListWitnesses_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -252,3 +252,44 @@ func TestAdmissionIsTold(t *testing.T) {
 		t.Errorf("%s", strings.Join(got, "\n"))
 	}
 }
+
+// TestWitnessesAreTold: of witnesses of the audit log what changes is told, and no
+// cosignature.
+func TestWitnessesAreTold(t *testing.T) {
+	s, h := start(t)
+	from := h.Now()
+	const name = "witness.example/w1"
+	said := func(change func(*pkipb.AuditWitnessed)) {
+		put(t, s, func(tx *raftstore.Tx) error {
+			l := &pkipb.AuditWitnessed{Id: name}
+			if old, ok := pkistore.AuditWitnessed.Get(tx, name); ok {
+				l = proto.CloneOf(old)
+			}
+			change(l)
+			return pkistore.AuditWitnessed.Put(tx, l)
+		})
+	}
+	put(t, s, func(tx *raftstore.Tx) error {
+		return pkistore.AuditWitnesses.Put(tx, &pkipb.AuditWitness{Id: name, Url: "https://w.example"})
+	})
+	said(func(l *pkipb.AuditWitnessed) { l.Line, l.Size = "one", 1 })
+	said(func(l *pkipb.AuditWitnessed) { l.Failure = "no route" })
+	said(func(l *pkipb.AuditWitnessed) { l.Failure = "it took too long" })
+	said(func(l *pkipb.AuditWitnessed) { l.Failure, l.Line, l.Size = "", "two", 2 })
+	said(func(l *pkipb.AuditWitnessed) {
+		l.Failure, l.Alarm = "it knows another log", &pkipb.AuditWitnessAlarm{Reason: "it knows another log", Known: 9}
+	})
+	said(func(l *pkipb.AuditWitnessed) { l.Failure, l.Alarm = "", nil })
+	put(t, s, func(tx *raftstore.Tx) error {
+		return errors.Join(pkistore.AuditWitnessed.Delete(tx, name), pkistore.AuditWitnesses.Delete(tx, name))
+	})
+	want := []string{
+		"audit-witness set witness.example/w1", "audit-witness failing witness.example/w1", "audit-witness recovered witness.example/w1",
+		"audit-witness alarm witness.example/w1", "audit-witness rm witness.example/w1",
+	}
+	for i, got := range next(t, h, from, len(want)) {
+		if !strings.HasPrefix(got, want[i]) {
+			t.Errorf("%d: %s, want %s", i, got, want[i])
+		}
+	}
+}

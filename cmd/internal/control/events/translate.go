@@ -30,7 +30,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, pkistore.AuditWitnesses, pkistore.AuditWitnessed, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -55,6 +55,10 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = identity(old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.BreakGlasses.Event(c); ok {
 			e, meta = breakGlass(r, old, now), now.GetMeta()
+		} else if old, now, ok := pkistore.AuditWitnesses.Event(c); ok {
+			e, meta = witness(old, now), now.GetMeta()
+		} else if old, now, ok := pkistore.AuditWitnessed.Event(c); ok {
+			e, meta = witnessed(old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Tokens.Event(c); ok {
 			e, meta = token(old, now), now.GetMeta()
 		} else if old, now, ok := secretstore.Configs.Event(c); ok {
