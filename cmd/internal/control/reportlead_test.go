@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,11 +51,9 @@ func TestReportsWhenLeadersChange(t *testing.T) {
 		signs int  // how often keyd was asked: none of it comes to nothing but where it must
 	}{
 		"the next makes it while the former judges": {func(w *judged, make func(), _ context.CancelFunc) {
+			var once sync.Once // the nodes are asked at a time
 			w.checks = nodesSay(func(_ context.Context, node string, ids []string) ([]*taskpb.CheckResult, error) {
-				if made := make; made != nil {
-					make = nil
-					made()
-				}
+				once.Do(make)
 				return well(node == w.manager, ids), nil
 			})
 		}, false, 1},
