@@ -156,6 +156,40 @@ func TestDetachedBeforeRemoved(t *testing.T) {
 	})
 }
 
+// The same where rund is away as the agent begins, so that it hears of its tasks
+// from the managers first.
+func TestDetachedBeforeRemovedWhereManagersNamedItFirst(t *testing.T) {
+	w := newNetWorld()
+	for name, a := range map[string]*schedulerpb.Assignment{
+		"on the bridge": assignment(running), "on networks": w.task(w.back, w.front), "on an internal network": w.task(w.back), "published": w.published(1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(n *node) {
+				n.manager.SetNetworks(w.set())
+				n.manager.Assign(a)
+				n.settle(5 * time.Second)
+				n.want(a.TaskId, running)
+				n.rund.SetDown(true)
+				n.netd.SetDown(true) // what it has is what the former agent told it
+				n.restart()
+				n.rund.Exit(a.TaskId, 0, false)
+				n.settle(10 * time.Second)
+				n.manager.Remove(a.TaskId)
+				n.rund.SetDown(false)
+				n.settle(20 * time.Second)
+				if n.rund.Tasks()[a.TaskId] == 0 {
+					t.Error("it was removed though netd let go of nothing")
+				}
+				n.netd.SetDown(false)
+				n.settle(20 * time.Second)
+				if len(n.rund.Tasks()) != 0 || n.netd.Len() != 0 {
+					t.Errorf("containers %v, %d endpoints are left", n.rund.Tasks(), n.netd.Len())
+				}
+			})
+		})
+	}
+}
+
 // A helper that is away for longer than a restart is told as missing, and not
 // any more when it is back; what runs goes on.
 func TestHelperAway(t *testing.T) {

@@ -162,10 +162,14 @@ func (m *machine) observe(now time.Time, r *rundpb.WatchResponse) {
 	for _, a := range r.Tasks {
 		t := m.tasks[a.TaskId]
 		if t == nil {
-			// A former agent may have left it attached.
-			t = &task{id: a.TaskId, inNet: !m.netKnown}
-			t.nets.held = m.overlay && !m.settled && (len(a.GetSpec().GetNetworks()) > 0 || publishes(a.GetSpec()))
+			t = &task{id: a.TaskId}
 			m.tasks[a.TaskId] = t
+		}
+		if t.actual == nil {
+			// A former agent may have left it attached, whether managers or rund named it
+			// first to this one.
+			t.inNet = t.inNet || !m.netKnown
+			t.nets.held = t.nets.held || m.overlay && !m.settled && (len(a.GetSpec().GetNetworks()) > 0 || publishes(a.GetSpec()))
 		}
 		t.actual = a
 		t.started = t.started || a.Phase >= rundpb.Phase_PHASE_STARTING && !finished(a)
