@@ -52,7 +52,7 @@ func TestNothingArrivesWithoutTheTable(t *testing.T) {
 	ear := a.ear()
 	b.rooted()
 	frame, under := vxlanFrame(vni, b.mac(), a.mac(), b.inside(), a.inside()), netip.MustParseAddr(a.under())
-	heard := func() (n int) {
+	heard := func(want int) (n int) {
 		for _, err := range []error{
 			rawUDP(stranger, netip.MustParseAddr("192.0.2.9"), under, frame), fragments(stranger, netip.MustParseAddr("192.0.2.9"), under, frame),
 			rawUDP(b.ns, b.mesh(), a.mesh(), frame),
@@ -61,26 +61,26 @@ func TestNothingArrivesWithoutTheTable(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		return ear.hears(silence)
+		return ear.hears(want)
 	}
-	if n := heard(); n != 1 {
+	if n := heard(1); n != 1 {
 		t.Fatalf("%d of 3 arrived with the table, want the peer's", n)
 	}
 	a.halt()
 	within(t, a.ns, func() error {
 		return kernel.WithNFT(func(c *nftables.Conn) error { c.FlushRuleset(); return c.Flush() })
 	})
-	if n := heard(); n != 0 {
+	if n := heard(0); n != 0 {
 		t.Errorf("%d of 3 arrived without the table", n)
 	}
 	// The control: with nothing in its place, the way is open to all.
 	within(t, a.ns, func() error { _, err := kernel.DropUnjudged(kernel.JudgedByMesh, nil); return err })
-	if n := heard(); n != 3 {
+	if n := heard(3); n != 3 {
 		t.Errorf("%d of 3 arrived where nothing stops them", n)
 	}
 	before := a.state().GetRepairs()
 	a.f.repair(t.Context())
-	if n := heard(); n != 1 {
+	if n := heard(1); n != 1 {
 		t.Errorf("%d of 3 arrived once all is put back, want the peer's", n)
 	}
 	if now := a.state().GetRepairs(); now != before+1 {
