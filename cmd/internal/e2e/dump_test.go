@@ -80,8 +80,9 @@ func (c *cluster) workers() (names []string) {
 	return names
 }
 
-// oddTasks are those that a manager wants to run and that do not, and those that
-// a worker has and no manager wants.
+// oddTasks are those that a manager wants to run and that do not, then those that
+// ended otherwise than they were asked to, and those that a worker has and no manager
+// wants.
 func (c *cluster) oddTasks() (ids []string) {
 	var services []struct {
 		Name string `json:"name"`
@@ -90,6 +91,7 @@ func (c *cluster) oddTasks() (ids []string) {
 		return nil
 	}
 	known := map[string]bool{}
+	var ended []string
 	for _, s := range services {
 		var tasks []taskJSON
 		text := c.try("manager-1", "redoubt", "service", "ps", "--format", "json", s.Name)
@@ -97,20 +99,27 @@ func (c *cluster) oddTasks() (ids []string) {
 			continue
 		}
 		for _, task := range tasks {
-			if known[task.ID] = true; task.State != "running" {
-				ids = append(ids, task.ID)
-				c.t.Logf("== task %s of %s is %s, should be %s: %s%s", task.ID, s.Name, task.State, task.Desired, task.Message, task.Error)
+			if known[task.ID] = true; task.State == "running" {
+				continue
 			}
+			switch task.Desired {
+			case "running":
+				ids = append(ids, task.ID)
+			case task.State:
+			default:
+				ended = append(ended, task.ID)
+			}
+			c.t.Logf("== task %s of %s is %s, should be %s: %s%s", task.ID, s.Name, task.State, task.Desired, task.Message, task.Error)
 		}
 	}
 	for _, w := range c.workers() {
 		for _, f := range strings.Fields(c.try(w, "ctr", "-n", "redoubt", "containers", "ls", "-q")) {
 			if id, _, _ := strings.Cut(f, "."); !known[id] {
-				ids = append(ids, id)
+				ended = append(ended, id)
 			}
 		}
 	}
-	return ids
+	return append(ids, ended...)
 }
 
 // aboutTask is what containerd has of a task, which processes name it, and what
