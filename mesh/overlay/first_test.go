@@ -85,3 +85,26 @@ func TestFirstDeclarationIsWhole(t *testing.T) {
 		}
 	})
 }
+
+// What netd was not told of yet it may be told any moment: it is held as soon as it is
+// said, and until it is said no more and netd let go of it.
+func TestHeldAsSoonAsSaid(t *testing.T) {
+	m, err := New(Config{Netd: away{}, Named: away{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.netd.tasks, m.ingress.has = map[string]bool{}, map[string]bool{} // nothing of a former process
+	m.SetTasks([]Task{{ID: "t1"}})
+	if states, settled := m.States(); !settled || !states["t1"].Held {
+		t.Errorf("%v, %v", states, settled)
+	}
+	m.netd.tasks["t1"] = true
+	m.SetTasks(nil)
+	if states, _ := m.States(); !states["t1"].Held {
+		t.Error("netd has it")
+	}
+	delete(m.netd.tasks, "t1")
+	if states, _ := m.States(); states["t1"].Held {
+		t.Error("nobody has it")
+	}
+}

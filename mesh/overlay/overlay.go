@@ -117,7 +117,7 @@ type Manager struct {
 type State struct {
 	// Waiting says for what; empty: it may start.
 	Waiting string
-	// Held: netd may have it.
+	// Held: netd may have it, or be told of it any moment.
 	Held bool
 	// Described: managers said which networks there are; Known: all of its own are
 	// among them; Internal: and none of these needs the node's bridge, each is
@@ -265,7 +265,7 @@ func (m *Manager) States() (states map[string]State, settled bool) {
 	}
 	settled = m.netd.tasks != nil && m.ingress.has != nil
 	for _, t := range m.tasks {
-		s := State{Held: !settled || m.netd.tasks[t.ID] || m.ingress.has[t.ID], Described: m.view != nil, Known: m.view != nil, Internal: true}
+		s := State{Held: true, Described: m.view != nil, Known: m.view != nil, Internal: true}
 		overlays, named := 0, false // networks, and whether they have names
 		for _, a := range t.Attachments {
 			n := m.network(a.Network)

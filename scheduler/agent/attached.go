@@ -154,6 +154,13 @@ func (m *machine) onNetworks() []overlay.Task {
 	return out
 }
 
+// placing is told right before the networks are: from then on netd may have the tasks.
+func (m *machine) placing(tasks []overlay.Task) {
+	for _, o := range tasks {
+		m.tasks[o.ID].nets.held = true
+	}
+}
+
 // networked takes how far tasks are on their networks; settled: netd has what it
 // should, and nothing of a former agent.
 func (m *machine) networked(now time.Time, states map[string]overlay.State, settled bool) {

@@ -228,3 +228,24 @@ func TestHelperAway(t *testing.T) {
 		}
 	})
 }
+
+// One that is removed while netd is still being told of its networks goes once netd
+// has let go of it, too.
+func TestDetachedBeforeRemovedWhileBeingAttached(t *testing.T) {
+	for range 20 {
+		each(t, func(n *node) {
+			w := newNetWorld()
+			n.manager.SetNetworks(w.set())
+			n.settle(10 * time.Second)
+			n.netd.SetSlow(3 * time.Second)
+			a := w.task(w.back)
+			n.manager.Assign(a)
+			n.settle(time.Second)
+			n.manager.Remove(a.TaskId)
+			n.settle(time.Minute)
+			if len(n.rund.Tasks()) != 0 {
+				t.Errorf("containers %v are left", n.rund.Tasks())
+			}
+		})
+	}
+}

@@ -30,6 +30,9 @@ func (a *agent) followOverlay(ctx context.Context) error {
 		a.mu.Lock()
 		ready, observed := a.machine.ready(), a.machine.observed
 		tasks, sound := a.machine.onNetworks(), a.machine.sandboxes()
+		if ready {
+			a.machine.placing(tasks)
+		}
 		a.mu.Unlock()
 		switch {
 		case ready:

@@ -25,7 +25,7 @@ var kinds = []string{
 	"assign", "assign", "assign", "assign later", "assign to network", "assign to network", "assign to lan", "assign to lan", "publish", "publish", "stop", "remove", "exit", "fail",
 	"agent restarts", "rund restarts", "netd restarts", "machine restarts",
 	"rund down", "rund up", "netd down", "netd up", "managers down", "managers up", "nothing",
-	"named restarts", "named down", "named up", "networks change",
+	"named restarts", "named down", "named up", "networks change", "netd slow", "netd quick",
 }
 
 // Whatever happens in whatever order: once everybody is back, the node has
@@ -128,6 +128,10 @@ func play(n *node, steps []step) (problems []string) {
 			n.rund.SetDown(s.kind == "rund down")
 		case "netd down", "netd up":
 			n.netd.SetDown(s.kind == "netd down")
+		case "netd slow":
+			n.netd.SetSlow(s.wait)
+		case "netd quick":
+			n.netd.SetSlow(0)
 		case "managers down", "managers up":
 			n.manager.SetDown(s.kind == "managers down")
 		}
@@ -137,6 +141,7 @@ func play(n *node, steps []step) (problems []string) {
 	}
 	n.rund.SetDown(false)
 	n.netd.SetDown(false)
+	n.netd.SetSlow(0)
 	n.named.SetDown(false)
 	n.manager.SetDown(false)
 	n.settle(2 * time.Minute)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 	"google.golang.org/protobuf/proto"
@@ -20,6 +21,7 @@ type Netd struct {
 	features   []*netdpb.Feature
 	fail       map[string]string
 	down       bool
+	slow       time.Duration
 	applies    int
 
 	overlays   map[string]*netdpb.OverlayNetwork
@@ -49,6 +51,13 @@ func (n *Netd) SetDown(down bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.down = down
+}
+
+// SetSlow has every answer come that long after what was asked for is done.
+func (n *Netd) SetSlow(d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.slow = d
 }
 
 // Fail makes a task's endpoint fail with this text; empty: no more.
@@ -91,6 +100,19 @@ func (n *Netd) Call(ctx context.Context, req, resp proto.Message) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	err := n.answer(req, resp)
+	n.mu.Lock()
+	slow := n.slow
+	n.mu.Unlock()
+	select {
+	case <-time.After(slow):
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (n *Netd) answer(req, resp proto.Message) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.down {
