@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -10,8 +11,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/places"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
 const fileUseHelp = "NAME, or source=NAME[,target=…][,uid=…][,gid=…][,mode=0400][,version=…][,on-update=none|restart|SIGNAL]"
@@ -137,8 +140,8 @@ func (f *fileFlags) add(s *pflag.FlagSet) {
 	s.StringArrayVar(&f.configRm, "config-rm", nil, "take a config from its tasks")
 }
 
-// lookUp finds what the flags name.
-func (f *fileFlags) lookUp(ctx context.Context, api *api) error {
+// lookUp finds what the flags name; for what is signed they name it in full.
+func (f *fileFlags) lookUp(ctx context.Context, api *api, signed bool) error {
 	f.secrets, f.configs = map[string]named{}, map[string]named{}
 	sources := func(add fileUseList, rm []string) []string {
 		out := slices.Clone(rm)
@@ -152,16 +155,40 @@ func (f *fileFlags) lookUp(ctx context.Context, api *api) error {
 		if err != nil {
 			return err
 		}
-		f.secrets[ref] = named{all[0].GetId(), all[0].GetSpec().GetName()}
+		var one *secretspb.Secret
+		if len(all) == 1 {
+			one = all[0]
+		}
+		if f.secrets[ref], err = found("secret", ref, one.GetId(), one.GetSpec().GetName(), signed); err != nil {
+			return err
+		}
 	}
 	for _, ref := range sources(f.configAdd, f.configRm) {
 		r, err := api.GetConfigs(ctx, &controlpb.GetConfigsRequest{Configs: []string{ref}})
 		if err != nil {
 			return err
 		}
-		f.configs[ref] = named{r.GetConfigs()[0].GetId(), r.GetConfigs()[0].GetSpec().GetName()}
+		var one *secretspb.Config
+		if len(r.GetConfigs()) == 1 {
+			one = r.GetConfigs()[0]
+		}
+		if f.configs[ref], err = found("config", ref, one.GetId(), one.GetSpec().GetName(), signed); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// found is what a manager says that ref names. Its name is where a container has it, so
+// it is one.
+func found(what, ref, id, name string, signed bool) (named, error) {
+	switch {
+	case !ident.Valid(id) || ident.CheckName(name) != nil || ref != name && !strings.HasPrefix(id, ref):
+		return named{}, failf(ExitError, "%s %s was asked for, and the managers answer of %s", what, printable(ref), cmp.Or(printable(name), "none"))
+	case signed && ref != name && ref != id:
+		return named{}, usagef("%s %s: give its name or its whole id, as what is signed is not left to a manager to find", what, printable(ref))
+	}
+	return named{id, name}, nil
 }
 
 // apply changes what a service has: what is added takes the place of what is at

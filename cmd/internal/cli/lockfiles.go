@@ -72,7 +72,7 @@ func (s *signer) files(ctx context.Context, c *api, st *lockpb.Statement, asked 
 	}
 	for i, u := range is.GetConfigs() {
 		x := held[i]
-		if err := askedFor("config", asked.GetTask().GetContainer().GetConfigs(), i, u.GetSource(), x.GetName()); err != nil {
+		if err := askedFor("config", asked.GetTask().GetContainer().GetConfigs()[i], u, x.GetName()); err != nil {
 			return err
 		}
 		switch given := s.contents[x.GetName()]; {
@@ -102,7 +102,7 @@ func (s *signer) files(ctx context.Context, c *api, st *lockpb.Statement, asked 
 			}
 			name = all[0].GetSpec().GetName()
 		}
-		if err := askedFor("secret", asked.GetTask().GetContainer().GetSecrets(), i, u.GetSource(), name); err != nil {
+		if err := askedFor("secret", asked.GetTask().GetContainer().GetSecrets()[i], u, name); err != nil {
 			return err
 		}
 		st.Secrets = append(st.Secrets, name)
@@ -112,10 +112,15 @@ func (s *signer) files(ctx context.Context, c *api, st *lockpb.Statement, asked 
 
 var errOtherFiles = errors.New("the manager answered of other secrets or configs than it was asked for")
 
-// askedFor returns an error where a name was asked for, and another is had.
-func askedFor(what string, asked []*taskpb.FileUse, i int, id, name string) error {
-	if ref := asked[i].GetSource(); ref != name && !strings.HasPrefix(id, ref) {
-		return fmt.Errorf("%s %s was asked for, and the manager has %s in its place: nothing was signed", what, printable(ref), printable(name))
+// askedFor returns an error where one was asked for, and another is had, or in another
+// place than under its name where none was said. The beginning of an id will not do: it
+// is a manager's to find something that a name begins.
+func askedFor(what string, asked, is *taskpb.FileUse, name string) error {
+	switch ref := asked.GetSource(); {
+	case ref != name && ref != is.GetSource():
+		return fmt.Errorf("%s %s was asked for, and the manager has %s in its place: give its name or its whole id; nothing was signed", what, printable(ref), printable(name))
+	case asked.GetTarget() == "" && is.GetTarget() != name:
+		return fmt.Errorf("%s %s would be at %s in its container, and not under its name: nothing was signed", what, printable(name), printable(is.GetTarget()))
 	}
 	return nil
 }

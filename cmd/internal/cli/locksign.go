@@ -107,8 +107,11 @@ func (s *signer) create(ctx context.Context, c *api, req *controlpb.CreateServic
 }
 
 // update has req be signed, whose specification was made from what was there, was,
-// which the managers say is signed so.
-func (s *signer) update(ctx context.Context, c *api, req *controlpb.UpdateServiceRequest, was *schedulerpb.ServiceSpec, signed []byte) error {
+// which the managers say is the service of that name, and signed so.
+func (s *signer) update(ctx context.Context, c *api, name string, req *controlpb.UpdateServiceRequest, was *schedulerpb.ServiceSpec, signed []byte) error {
+	if was.GetName() != name { // else one service's change would be signed for another, which has other secrets
+		return failf(ExitError, "service %s was asked for, and the managers have %s in its place: what is signed is named by its name, as ids are theirs to give", printable(name), printable(was.GetName()))
+	}
 	if err := pinned(req.GetSpec()); err != nil {
 		return err
 	}
@@ -245,9 +248,9 @@ func sameBut(asked, planned *schedulerpb.ServiceSpec) error {
 	for i, u := range uses {
 		is := puses[i]
 		resolves(u.GetSource(), is.GetSource())
-		switch byID := strings.HasPrefix(is.GetSource(), u.GetSource()); {
-		case u.Target == "" && byID: // its name is the managers' to say
-			u.Target = is.GetTarget()
+		switch name := is.GetTarget(); {
+		case u.Target == "" && ident.Valid(u.Source) && ident.CheckName(name) == nil: // its name is the managers' to say, and a name alone
+			u.Target = name
 		case u.Target == "":
 			u.Target = u.Source
 		}

@@ -113,7 +113,7 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 		if err := u.lookUpNetworks(ctx, api); err != nil {
 			return err
 		}
-		if err := u.files.lookUp(ctx, api); err != nil {
+		if err := u.files.lookUp(ctx, api, sg != nil); err != nil {
 			return err
 		}
 		id, err = a.changeService(ctx, api, name, sg, func(spec *schedulerpb.ServiceSpec) error {
@@ -170,7 +170,7 @@ func (a *app) changeService(ctx context.Context, c *api, name string, sg *signer
 		req := &controlpb.UpdateServiceRequest{Service: s.Id, Version: s.GetMeta().GetVersion(), Spec: s.Spec}
 		switch {
 		case sg != nil:
-			err = sg.update(ctx, c, req, was, s.Signed)
+			err = sg.update(ctx, c, name, req, was, s.Signed)
 		case proto.Equal(was.Task, s.Spec.Task) && maps.Equal(was.Labels, s.Spec.Labels):
 			req.Signed = s.Signed // it may be good for another number of replicas
 		}
@@ -311,6 +311,9 @@ func (u *updateFlags) lookUpNetworks(ctx context.Context, api *api) error {
 		all, err := api.ListNetworks(ctx, []string{ref})
 		if err != nil {
 			return err
+		}
+		if len(all) != 1 {
+			return failf(ExitError, "the managers answer of %d networks %s", len(all), printable(ref))
 		}
 		u.networkIDs[ref] = all[0].GetNetwork().GetId()
 	}
