@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -105,6 +106,13 @@ func (f *Found) Against(format string, args ...any) {
 		f.against = append(f.against, text)
 	}
 }
+
+// leftOff are lines that count others: those of Found, of a report, and of an answer
+// that is too large.
+var leftOff = regexp.MustCompile(`^and ([0-9]+ )?more($|,)`)
+
+// LeftOff reports whether a line of evidence stands for others, which nobody sees.
+func LeftOff(line string) bool { return leftOff.MatchString(line) }
 
 // OK reports whether all results are a pass or of what is not there.
 func OK(results []Result) bool {

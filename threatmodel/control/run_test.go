@@ -58,7 +58,7 @@ func TestRun(t *testing.T) {
 				t.Errorf("%s: %q", r.Control.ID, r.Evidence)
 			}
 		}
-		if e := results[2].Evidence; len(e) != maxEvidence+1 || e[maxEvidence] != "and 30 more" {
+		if e := results[2].Evidence; len(e) != maxEvidence+1 || e[maxEvidence] != "and 30 more" || !LeftOff(e[maxEvidence]) || LeftOff(e[0]) {
 			t.Errorf("%q", e)
 		}
 		if OK(results) || !OK(results[:1]) || OK(results[3:4]) {

@@ -75,6 +75,13 @@ func TestWaivers(t *testing.T) {
 	if r := waived(t, other); r.Results[0].Outcome != control.Fail || r.Waivers[0].State != WaiverOutgrown || r.Compliant || !strings.Contains(string(written(t, r, "json")), "fails in a way that nobody waived") {
 		t.Errorf("what nobody has seen is waived: %v", r)
 	}
+	for _, more := range []string{"and 3 more", "and more, which is too much to tell"} {
+		w, x := waiver("w1", "lock", of("n1"), later), Result{Control: "lock", Severity: control.High, Target: of("n1"), Outcome: control.Fail, Evidence: []string{"open", more}}
+		w.Evidence = x.Evidence
+		if r, err := New(small(), "", []Result{x}, []Waiver{w}, begun, ended); err != nil || r.Results[0].Outcome != control.Fail || r.Waivers[0].State != WaiverOutgrown {
+			t.Errorf("what was counted alone is waived: %v, %v", r, err)
+		}
+	}
 	lamp := Result{Control: "lock", Severity: control.High, Target: of("n1"), Outcome: control.Error}
 	r, err := New(small(), "", []Result{lamp}, []Waiver{waiver("w1", "lock", of("n1"), later)}, begun, ended)
 	if err != nil || r.Results[0].Outcome != control.Error || r.Waivers[0].State != WaiverIdle {

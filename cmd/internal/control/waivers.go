@@ -119,6 +119,9 @@ func checkWaiver(req *controlpb.CreateWaiverRequest) error {
 	if err := ident.CheckLine("the reason", reason, maxReason); err != nil {
 		return apierr.Invalid("", "%v", err)
 	}
+	if slices.ContainsFunc(req.GetEvidence(), control.LeftOff) {
+		return apierr.Invalid("mend some of it, and run the report again", "a waiver is for lines that somebody has seen, and there are more of them than a report has")
+	}
 	for _, line := range req.GetEvidence() {
 		if line == "" || line != oneline.Text(line, maxWaivedLine) {
 			return apierr.Invalid("", "evidence is lines of at most %d bytes, as a report has them", maxWaivedLine)

@@ -76,6 +76,7 @@ func TestWaivers(t *testing.T) {
 		"a long reason":    {func(r *controlpb.CreateWaiverRequest) { r.Reason = strings.Repeat("x", 501) }, "the reason must be"},
 		"no evidence":      {func(r *controlpb.CreateWaiverRequest) { r.Evidence = nil }, "1 to 21 lines"},
 		"much evidence":    {func(r *controlpb.CreateWaiverRequest) { r.Evidence = slices.Repeat(r.Evidence, 22) }, "1 to 21 lines"},
+		"evidence of more": {func(r *controlpb.CreateWaiverRequest) { r.Evidence = append(r.Evidence, "and 3 more") }, "more of them than a report has"},
 		"evidence in two":  {func(r *controlpb.CreateWaiverRequest) { r.Evidence[0] = "a\nb" }, "lines of at most"},
 		"who may not":      {func(r *controlpb.CreateWaiverRequest) { r.Approver = "dave" }, "person:dave may not waiver.approve"},
 		"by nobody":        {func(r *controlpb.CreateWaiverRequest) { r.Approver = "" }, "there is no person"},
