@@ -11,9 +11,10 @@ const (
 	maxAnswers = 8
 
 	// maxChecking questions about controls are answered at a time, each for at most
-	// checkPatience and with so many bytes: managers take no more.
+	// checkPatience and with so many bytes: managers take no more, and wait a second
+	// longer, so that what takes too long hides nothing else.
 	maxChecking    = 4
-	checkPatience  = 5 * time.Second
+	checkPatience  = 6 * time.Second
 	maxCheckAnswer = 64 << 10
 
 	// defaultHeartbeat holds until the manager's Settings arrive, which may

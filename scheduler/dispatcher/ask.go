@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -23,10 +24,10 @@ type question struct {
 // ErrAway is that of a question to a node that has no session.
 var ErrAway = errors.New("the node is not connected")
 
-// ask puts a question to a node and waits for the answer, for askPatience at most. A
+// ask puts a question to a node and waits for the answer, for patience at most. A
 // node that does not say to have the feature would end its session when it is asked:
 // then absent is what comes of it.
-func ask[A proto.Message](ctx context.Context, d *Dispatcher, node, feature string, absent error, put func(id string) *schedulerpb.ManagerMessage) (none A, err error) {
+func ask[A proto.Message](ctx context.Context, d *Dispatcher, node, feature string, patience time.Duration, absent error, put func(id string) *schedulerpb.ManagerMessage) (none A, err error) {
 	knows := false
 	if err := d.config.Store.View(func(tx *raftstore.ReadTx) error {
 		n, _ := store.Nodes.Get(tx, node)
@@ -52,7 +53,7 @@ func ask[A proto.Message](ctx context.Context, d *Dispatcher, node, feature stri
 		delete(d.questions, id)
 		d.mu.Unlock()
 	}()
-	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case a := <-q.answer:

@@ -21,7 +21,7 @@ var outcomes = []string{"pass", "fail", "error", "not-applicable"}
 // Check has a node judge itself by controls. What it answers is its own word, within
 // bounds: each control that was asked for at most once, with an outcome that there is.
 func (d *Dispatcher) Check(ctx context.Context, node string, controls []string) ([]*taskpb.CheckResult, error) {
-	a, err := ask[*schedulerpb.CheckAnswer](ctx, d, node, "check", errNoChecks, func(id string) *schedulerpb.ManagerMessage {
+	a, err := ask[*schedulerpb.CheckAnswer](ctx, d, node, "check", checkPatience, errNoChecks, func(id string) *schedulerpb.ManagerMessage {
 		return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Check{Check: &schedulerpb.CheckQuestion{Id: id, Controls: controls}}}
 	})
 	switch {

@@ -63,8 +63,9 @@ const (
 	askPatience  = 5 * time.Second
 	maxMeshLines = 64
 
-	// Of a node's answer by controls: its bytes, the lines of each result, and the
-	// bytes of one.
+	// Of a node's answer by controls: how long it may take, which is longer than the
+	// node takes for any, its bytes, the lines of each result, and the bytes of one.
+	checkPatience  = 7 * time.Second
 	maxCheckAnswer = 64 << 10
 	maxCheckLines  = 32
 	maxCheckLine   = 240

@@ -16,7 +16,7 @@ var (
 // Mesh asks a node for its end of the tunnels and, with rotate, to begin to change
 // its WireGuard key first.
 func (d *Dispatcher) Mesh(ctx context.Context, node string, rotate bool) (*schedulerpb.MeshState, error) {
-	a, err := ask[*schedulerpb.MeshAnswer](ctx, d, node, "mesh", ErrNoMesh, func(id string) *schedulerpb.ManagerMessage {
+	a, err := ask[*schedulerpb.MeshAnswer](ctx, d, node, "mesh", askPatience, ErrNoMesh, func(id string) *schedulerpb.ManagerMessage {
 		return &schedulerpb.ManagerMessage{Message: &schedulerpb.ManagerMessage_Mesh{Mesh: &schedulerpb.MeshRequest{Id: id, RotateKey: rotate}}}
 	})
 	switch {

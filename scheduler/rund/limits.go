@@ -107,8 +107,10 @@ const (
 	// probeTimeout bounds what Probe asks of containerd.
 	probeTimeout = 5 * time.Second
 
-	// maxControls bounds the controls of one Check.
+	// maxControls bounds the controls of one Check, which ends checkMargin before who
+	// asks has gone.
 	maxControls = 64
+	checkMargin = 500 * time.Millisecond
 
 	// maxLogTail bounds the lines of one Logs request that are kept in memory;
 	// files are bounded by configuration.

@@ -80,6 +80,9 @@ func run(ctx context.Context, controls []Control, bound time.Duration, do check)
 // one is the result of one control.
 func one(ctx context.Context, c Control, bound time.Duration, do check) Result {
 	begun := time.Now()
+	if until, ok := ctx.Deadline(); ok { // who asks may have less time
+		bound = max(0, min(bound, until.Sub(begun).Round(time.Second/10)))
+	}
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	done := make(chan Result, 1)

@@ -61,6 +61,11 @@ func TestRun(t *testing.T) {
 		if e := results[2].Evidence; len(e) != maxEvidence+1 || e[maxEvidence] != "and 30 more" || !LeftOff(e[maxEvidence]) || LeftOff(e[0]) {
 			t.Errorf("%q", e)
 		}
+		hurry, leave := context.WithTimeout(t.Context(), 3*time.Second)
+		defer leave()
+		if e := run(hurry, controls[7:8], 5*time.Second, onNode)[0].Evidence; e[0] != "gave no answer within 3s" {
+			t.Errorf("who asked has three seconds: %q", e)
+		}
 		if OK(results) || !OK(results[:1]) || OK(results[3:4]) {
 			t.Error("what could not be judged passes")
 		}

@@ -64,7 +64,7 @@ const (
 	// maxChecked nodes judge themselves at a time, each for checkPatience at most;
 	// maxCheckText bounds why one does not, in bytes.
 	maxChecked    = 32
-	checkPatience = 5 * time.Second
+	checkPatience = 7 * time.Second
 	maxCheckText  = 240
 
 	// maxHosts bounds the hosts that one line names.

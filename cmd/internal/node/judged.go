@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/redoubt-cluster/redoubt/mesh/netd/netdpb"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -23,27 +25,43 @@ func (n *Node) judged(creds *pki.Credentials) func(context.Context, []string) ([
 		Networks: n.networksNow,
 	}
 	return func(ctx context.Context, ids []string) ([]*taskpb.CheckResult, error) {
-		var mine, runds []string
-		for _, c := range control.All() {
-			if c.By == control.ByControl && slices.Contains(ids, c.ID) {
-				mine = append(mine, c.ID)
-			}
+		return answers(ctx, ids, func(ctx context.Context, mine []string) []control.Result {
+			return control.RunControl(ctx, n.env.DataDir, mine, own)
+		}, n.rund.Check), nil
+	}
+}
+
+// answers are what redoubtd says by its own controls, and rund by the others, at once:
+// neither keeps the other from being told. Where rund gives none, that is an error of
+// each of its controls.
+func answers(ctx context.Context, ids []string, own func(context.Context, []string) []control.Result, rund func(context.Context, []string) ([]*taskpb.CheckResult, error)) (all []*taskpb.CheckResult) {
+	var mine, runds []string
+	for _, id := range ids {
+		if slices.ContainsFunc(control.All(), func(c control.Control) bool { return c.ID == id && c.By == control.ByControl }) {
+			mine = append(mine, id)
+		} else {
+			runds = append(runds, id)
 		}
-		for _, id := range ids {
-			if !slices.Contains(mine, id) {
-				runds = append(runds, id)
-			}
-		}
-		var all []*taskpb.CheckResult
-		for _, r := range control.RunControl(ctx, n.env.DataDir, mine, own) {
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for _, r := range own(ctx, mine) {
 			all = append(all, &taskpb.CheckResult{Control: r.Control.ID, Outcome: string(r.Outcome), Evidence: r.Evidence, Took: int64(r.Took)})
 		}
-		if len(runds) == 0 {
-			return all, nil
+	})
+	var theirs []*taskpb.CheckResult
+	if len(runds) > 0 {
+		begun := time.Now()
+		var err error
+		if theirs, err = rund(ctx, runds); err != nil {
+			theirs = nil
+			for _, id := range runds {
+				theirs = append(theirs, &taskpb.CheckResult{Control: id, Outcome: string(control.Error), Evidence: []string{err.Error()}, Took: int64(time.Since(begun))})
+			}
 		}
-		results, err := n.rund.Check(ctx, runds)
-		return append(all, results...), err
 	}
+	wg.Wait()
+	return append(all, theirs...)
 }
 
 // networksNow is what netd has of this node's networks, as it reads them.
