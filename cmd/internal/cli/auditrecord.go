@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -177,14 +175,6 @@ func (r recordJSON) matches(f *filterFlag) bool {
 	return verbs && f.is("outcome", r.Outcome) && f.is("who", r.Caller.Name) && f.is("node", r.Caller.Node) && f.is("person", r.Caller.Person) && f.is("request", r.Request) &&
 		any("table", func(c changeJSON) string { return c.Table }) && any("id", func(c changeJSON) string { return c.ID }) &&
 		any("name", func(c changeJSON) string { return c.Name })
-}
-
-func printLine(w io.Writer, v any) error {
-	b, err := json.Marshal(v)
-	if err == nil {
-		_, err = fmt.Fprintln(w, string(b))
-	}
-	return err
 }
 
 // verifiedJSON is what one manager has, in `audit verify --format json`.

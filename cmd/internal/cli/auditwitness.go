@@ -179,6 +179,9 @@ func (a *app) checkCosigners(resp *controlpb.GetCheckpointResponse, asked string
 	if err != nil {
 		return failf(ExitError, "what the leader sent has no cosignatures of the witnesses: %v", err)
 	}
+	if strings.ContainsFunc(string(resp.GetNote()), func(r rune) bool { return r != '\n' && unshown(r) }) { // a signer whom nobody knows may be called so
+		return failf(ExitError, "what the leader sent is no checkpoint: it has control characters")
+	}
 	said := map[string]bool{}
 	for _, w := range by {
 		said[w.Name] = true
@@ -188,7 +191,7 @@ func (a *app) checkCosigners(resp *controlpb.GetCheckpointResponse, asked string
 		switch {
 		case asked != "" && asked != w.Name:
 		case w.State == "ALARM":
-			fmt.Fprintf(a.Stderr, "warning: ALARM of witness %s since %s: %s\n", printable(w.Name), w.Since.Format(time.RFC3339), w.Message)
+			fmt.Fprintf(a.Stderr, "warning: ALARM of witness %s since %s: %s\n", printable(w.Name), unixUTC(v.GetAlarmAt()).Format(time.RFC3339), w.Message)
 		case said[v.GetName()]:
 		case asked != "":
 			return failf(ExitError, "what the leader sent is no checkpoint that witness %s cosigned", printable(asked))

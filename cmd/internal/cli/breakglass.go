@@ -39,7 +39,7 @@ log and each answer to a security-admin tell of it until then.`,
 					return err
 				}
 				fmt.Fprintf(a.Stdout, "Local root of this manager is security-admin until %s, but for keys, slots, autolock and CAs.\n", stamp(r.GetUntil()))
-				fmt.Fprintf(a.Stdout, "Everybody hears of it until one of these acknowledges it: %s\n", people(r.GetWitnesses()))
+				fmt.Fprintf(a.Stdout, "Everybody hears of it until one of these acknowledges it: %s\n", printable(people(r.GetWitnesses())))
 				return nil
 			})
 		},

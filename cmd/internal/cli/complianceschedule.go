@@ -71,7 +71,7 @@ twice. What fails is tried again a minute later. Without flags it shows what is 
 					return err
 				}
 				_, err = fmt.Fprintf(a.Stdout, "A report by %s is made every %v, the next on %s. %d signed reports are kept.\n",
-					r.GetProfile(), time.Duration(r.GetEvery())*time.Second, unixUTC(r.GetNext()).Format(time.RFC3339), r.GetKeep())
+					printable(r.GetProfile()), time.Duration(r.GetEvery())*time.Second, unixUTC(r.GetNext()).Format(time.RFC3339), r.GetKeep())
 				return err
 			})
 		},

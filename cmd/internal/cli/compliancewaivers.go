@@ -70,8 +70,8 @@ fail, or the waiver has ended, the waiver itself is a finding.`,
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(a.Stderr, "It waives nothing until %s has run: redoubt compliance waiver approve %s\n", printable(req.Approver), r.GetId())
-				_, err = fmt.Fprintln(a.Stdout, r.GetId())
+				fmt.Fprintf(a.Stderr, "It waives nothing until %s has run: redoubt compliance waiver approve %s\n", printable(req.Approver), printable(r.GetId()))
+				_, err = fmt.Fprintln(a.Stdout, printable(r.GetId()))
 				return err
 			})
 		},
@@ -133,7 +133,7 @@ first: redoubt compliance waiver ls. It is never changed after that.`,
 				}
 				w := r.GetWaiver()
 				fmt.Fprintf(a.Stderr, "%s of %s is waived until %s.\n", printable(w.GetControl()), printable(waivedOf(w)), unixUTC(w.GetExpiresAt()).Format(time.RFC3339))
-				_, err = fmt.Fprintln(a.Stdout, w.GetId())
+				_, err = fmt.Fprintln(a.Stdout, printable(w.GetId()))
 				return err
 			})
 		},

@@ -61,7 +61,7 @@ Never a secret: root on any manager can read it.`, maxConfig),
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.CreateConfig(ctx, &controlpb.CreateConfigRequest{Spec: spec})
 				if err == nil {
-					fmt.Fprintln(a.Stdout, r.GetId())
+					fmt.Fprintln(a.Stdout, printable(r.GetId()))
 				}
 				return err
 			})

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -133,11 +132,7 @@ func (a *app) printEvent(out *output, e *controlpb.Event) error {
 	if out.structured() {
 		v := eventJSON{at, e.Type, e.Action, e.Id, e.Name, e.Attributes}
 		if out.json() {
-			b, err := json.Marshal(v)
-			if err == nil {
-				_, err = fmt.Fprintln(a.Stdout, string(b))
-			}
-			return err
+			return printLine(a.Stdout, v)
 		}
 		return out.objects(a.Stdout, v)
 	}

@@ -93,7 +93,7 @@ and an image that no rule matches is refused:
 					return err
 				}
 				a.warn(r.GetWarnings())
-				fmt.Fprintln(a.Stdout, r.GetDigest())
+				fmt.Fprintln(a.Stdout, printable(r.GetDigest()))
 				return nil
 			})
 		},

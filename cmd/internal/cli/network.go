@@ -64,7 +64,7 @@ installed there, named by --opt conflist=NAME; none is no network.`,
 				r, err := api.CreateNetwork(ctx, &controlpb.CreateNetworkRequest{Spec: spec})
 				if err == nil {
 					a.warn(r.GetWarnings())
-					fmt.Fprintln(a.Stdout, r.GetId())
+					fmt.Fprintln(a.Stdout, printable(r.GetId()))
 				}
 				return err
 			})

@@ -88,9 +88,40 @@ func table(w io.Writer, head []string, rows [][]string) error {
 }
 
 func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
+	var b strings.Builder
+	e := json.NewEncoder(&b)
 	e.SetIndent("", "  ")
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, escaped(b.String()))
+	return err
+}
+
+// printLine prints v as JSON in one line.
+func printLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		_, err = io.WriteString(w, escaped(string(b))+"\n")
+	}
+	return err
+}
+
+// escaped is JSON with what encoding/json leaves as it is of control characters, and of
+// those that change the order of what is shown, in \u form: they stand in texts alone.
+func escaped(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && unshown(r) }) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if r != '\n' && unshown(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 // protoJSON is m as JSON whose bytes do not change from run to run (protojson
@@ -107,13 +138,14 @@ func protoJSON(m proto.Message) json.RawMessage {
 	return b
 }
 
-// list prints a listing in the form asked for. ids are used by -q, objects by
+// list prints a listing in the form asked for, nothing of which is a control character.
+// ids are used by -q, objects by
 // --format with json or a template, rows otherwise.
 func (o *output) list(w io.Writer, ids []string, objects any, head []string, rows [][]string) error {
 	switch {
 	case o.quiet:
 		for _, id := range ids {
-			fmt.Fprintln(w, id)
+			fmt.Fprintln(w, printable(id))
 		}
 		return nil
 	case o.structured():

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"encoding/json"
+	"io"
 	"strings"
 	"testing"
 )
@@ -37,6 +39,17 @@ func TestNothingHostileIsPrinted(t *testing.T) {
 	}
 	if got := nodeLabel(hostile, "id"); got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+	var b strings.Builder
+	if err := (&output{quiet: true}).list(&b, []string{hostile}, nil, nil, nil); err != nil || b.String() != want+"\n" {
+		t.Errorf("%q, %v, want %q", b.String(), err, want)
+	}
+	for _, print := range []func(io.Writer, any) error{printJSON, printLine} {
+		b.Reset()
+		var back []string
+		if err := print(&b, []string{hostile}); err != nil || strings.ContainsFunc(strings.ReplaceAll(b.String(), "\n", ""), unshown) || json.Unmarshal([]byte(b.String()), &back) != nil || back[0] != hostile {
+			t.Errorf("%q, %v", b.String(), err)
+		}
 	}
 	if got := nodeLabel("\x1b", "\u202eabcdefghijklmnop"); strings.ContainsFunc(got, unshown) || got == "" {
 		t.Errorf("a node without a name is called %q", got)

@@ -48,7 +48,7 @@ func (a *app) policyCreateCmd() *cobra.Command {
 				r, err := api.CreatePolicy(ctx, &controlpb.CreatePolicyRequest{Spec: spec})
 				if err == nil {
 					a.warn(r.GetWarnings())
-					fmt.Fprintln(a.Stdout, r.GetId())
+					fmt.Fprintln(a.Stdout, printable(r.GetId()))
 				}
 				return err
 			})

@@ -189,7 +189,7 @@ func (a *app) runServiceCreate(ctx context.Context, spec *schedulerpb.ServiceSpe
 		}
 		a.warn(r.Warnings)
 		id = r.Id
-		fmt.Fprintln(a.Stdout, id)
+		fmt.Fprintln(a.Stdout, printable(id))
 		return nil
 	})
 	if err != nil {

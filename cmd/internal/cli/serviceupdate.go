@@ -120,7 +120,7 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 			return u.apply(c, a.Getenv, spec)
 		})
 		if err == nil {
-			fmt.Fprintln(a.Stdout, id)
+			fmt.Fprintln(a.Stdout, printable(id))
 		}
 		return err
 	})
