@@ -42,6 +42,10 @@ func checkFeatures(c *taskpb.ContainerSpec) error {
 	if c.GetDigest() == "" {
 		return fmt.Errorf("image %q came without a digest", c.GetImage())
 	}
+	// The name is what people, reports and policies read.
+	if _, named, pinned := strings.Cut(c.GetImage(), "@"); pinned && named != c.GetDigest() {
+		return fmt.Errorf("image %q is to be %q, which is another digest than it names", c.GetImage(), c.GetDigest())
+	}
 	return nil
 }
 

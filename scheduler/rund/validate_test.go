@@ -25,6 +25,7 @@ func TestCheckTask(t *testing.T) {
 	for want, change := range map[string]func(*rundpb.TaskDesired, *taskpb.ContainerSpec){
 		"init is not supported": func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Init = true },
 		"without a digest":      func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Digest = "" },
+		"another digest than":   func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Image = "x@sha256:y" },
 		"entry 2 is not NAME":   func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Env = []string{"A=b", "topsecret"} },
 		"must not contain NUL":  func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Args = []string{"a\x00"} },
 		"together exceed":       func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Args = make([]string, maxArgs+1) },
