@@ -63,16 +63,19 @@ func run(ctx context.Context, env daemon.Env, config rund.Config, plugins *cni.C
 }
 
 // check judges this node by its controls.
-func check(env daemon.Env) func(context.Context, []string, func(context.Context) ([]rund.Running, error)) []*taskpb.CheckResult {
-	return func(ctx context.Context, ids []string, running func(context.Context) ([]rund.Running, error)) (out []*taskpb.CheckResult) {
-		containers := func(ctx context.Context) (all []control.Container, err error) {
-			list, err := running(ctx)
-			for _, r := range list {
-				all = append(all, control.Container(r))
-			}
-			return all, err
+func check(env daemon.Env) func(context.Context, []string, rund.Inventory) []*taskpb.CheckResult {
+	return func(ctx context.Context, ids []string, of rund.Inventory) (out []*taskpb.CheckResult) {
+		own := control.Rund{
+			Containers: func(ctx context.Context) (all []control.Container, err error) {
+				list, err := of.Containers(ctx)
+				for _, r := range list {
+					all = append(all, control.Container(r))
+				}
+				return all, err
+			},
+			Lock: func() control.Lock { return control.Lock(of.Lock()) },
 		}
-		for _, r := range control.RunOwn(ctx, env.RunDir, env.DataDir, ids, containers) {
+		for _, r := range control.RunOwn(ctx, env.RunDir, env.DataDir, ids, own) {
 			out = append(out, &taskpb.CheckResult{Control: r.Control.ID, Outcome: string(r.Outcome), Evidence: r.Evidence, Took: int64(r.Took)})
 		}
 		return out

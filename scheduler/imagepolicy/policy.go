@@ -76,6 +76,16 @@ func (p *Policy) Rules() (names []string) {
 	return names
 }
 
+// Unsigned are the names of the rules that ask for no signature or attestation.
+func (p *Policy) Unsigned() (names []string) {
+	for _, r := range p.rules {
+		if !r.NeedsEvidence() {
+			names = append(names, r.name)
+		}
+	}
+	return names
+}
+
 // Rule is what must hold of the images that its patterns match.
 type Rule struct {
 	name     string

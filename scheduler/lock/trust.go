@@ -139,7 +139,8 @@ func (t *Trust) Pin(digest []byte) error {
 
 // Take follows a chain: one that goes on from the node's own, or has the link that the
 // node was given when it joined, or, where there is neither, any. Whoever calls it says
-// by that where the first comes from. It takes the place of what is damaged.
+// by that where the first comes from. It takes the place of what is damaged, and of what
+// somebody made of the file.
 func (t *Trust) Take(raw *lockpb.Chain) error {
 	c, err := complete(raw)
 	if err != nil {
@@ -147,7 +148,10 @@ func (t *Trust) Take(raw *lockpb.Chain) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.take(c)
+	if err := t.take(c); err != nil || t.kept() == nil {
+		return err
+	}
+	return t.keep(t.state, t.chain)
 }
 
 // take follows a complete chain. An older beginning of the own one changes nothing.

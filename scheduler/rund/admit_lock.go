@@ -176,17 +176,9 @@ func callerUID(ctx context.Context) (uint32, bool) {
 
 // lockFeature says that the node has the lock.
 func (s *Server) lockFeature() []*taskpb.Feature {
-	if !s.trust.On() {
+	says := s.trust.Says()
+	if says == "" {
 		return nil
 	}
-	detail := "no chain was seen yet: nothing runs"
-	if s.trust.Damaged() != nil {
-		detail = "what this node trusts is damaged: nothing runs"
-	}
-	if raw := s.trust.State().GetChain(); raw != nil {
-		if c, err := lock.ReadChain(raw); err == nil {
-			detail = c.Summary()
-		}
-	}
-	return []*taskpb.Feature{{Name: "deployment-lock", Present: true, Detail: detail}}
+	return []*taskpb.Feature{{Name: lock.Feature, Present: true, Detail: says}}
 }

@@ -30,5 +30,5 @@ func (s *Server) Check(ctx context.Context, req *rundpb.CheckRequest) (*rundpb.C
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	return &rundpb.CheckResponse{Results: s.check(ctx, req.GetControls(), s.inventory)}, nil
+	return &rundpb.CheckResponse{Results: s.check(ctx, req.GetControls(), Inventory{Containers: s.inventory, Lock: s.locked})}, nil
 }

@@ -14,7 +14,7 @@ import (
 // of them takes for ever.
 func TestSlowCheck(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &Server{checking: make(chan struct{}, 1), check: func(ctx context.Context, ids []string, _ func(context.Context) ([]Running, error)) []*taskpb.CheckResult {
+		s := &Server{checking: make(chan struct{}, 1), check: func(ctx context.Context, ids []string, _ Inventory) []*taskpb.CheckResult {
 			<-ctx.Done() // as control.Run: what is not judged by then is an error
 			return []*taskpb.CheckResult{{Control: ids[0], Outcome: "error"}, {Control: ids[1], Outcome: "fail"}}
 		}}

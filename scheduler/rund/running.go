@@ -8,12 +8,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/errdefs"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/imagepolicy"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -32,6 +36,9 @@ type Running struct {
 	// Refused says why the image policies in force do not admit it, by what is here;
 	// empty: they do.
 	Refused string
+	// Unsigned says why nothing that a deployer signed lets it run now; empty: something
+	// does, or the node has no deployment lock.
+	Unsigned string
 	// PID is its first process; 0: there is no container.
 	PID int
 	// IDs begin at Base on the host and are Size.
@@ -44,6 +51,29 @@ type Running struct {
 	// Inside runs a function, on a thread of its own, as who may look into the
 	// container; nil: whoever asks may.
 	Inside func(func() error) error
+}
+
+// Inventory is what rund tells of its node to who judges it.
+type Inventory struct {
+	// Containers lists those that run.
+	Containers func(context.Context) ([]Running, error)
+	// Lock is the deployment lock.
+	Lock func() Locked
+}
+
+// Locked is what rund goes by of the deployment lock.
+type Locked struct {
+	On bool // tasks are begun only where they are signed
+	// Changed says what is in the file instead; empty: what rund goes by.
+	Changed string
+}
+
+func (s *Server) locked() Locked {
+	l := Locked{On: s.trust.On()}
+	if err := s.trust.Kept(); err != nil {
+		l.Changed = err.Error()
+	}
+	return l
 }
 
 // inventory lists the containers that run, as containerd and the kernel have them.
@@ -101,13 +131,16 @@ func (s *Server) runningOne(ctx context.Context, c containerd.Container) (*Runni
 	r := &Running{Task: made.GetTaskId(), Image: own.GetImage(), Made: own.GetDigest(), Wanted: own.GetDigest(), PID: int(task.Pid()),
 		Base: s.config.UserNS.Base, Size: s.config.UserNS.Size, User: spec.Process.User.UID, ReadOnly: own.GetReadOnly() || spec.Root.Readonly,
 		Granted: granting(made.GetSpec()), Inside: func(f func() error) error { return s.netns.AsOwner(made.GetTaskId(), f) }}
+	signed := [][]byte{made.GetSigned()}
 	s.mu.Lock()
 	for _, d := range s.applied {
 		if d.GetTaskId() == r.Task {
 			r.Wanted = d.GetSpec().GetContainer().GetDigest()
+			signed = append(signed, d.GetSigned())
 		}
 	}
 	s.mu.Unlock()
+	r.Unsigned = s.unsigned(made, signed)
 	snapshot, err := s.client.SnapshotService(image.Snapshotter).Stat(ctx, info.SnapshotKey)
 	if err != nil {
 		return nil, err
@@ -121,6 +154,21 @@ func (s *Server) runningOne(ctx context.Context, c containerd.Container) (*Runni
 	}
 	r.Files, err = s.filesOf(r.Task)
 	return r, err
+}
+
+// unsigned says why none of those signed lets run what was made, by whom this node
+// trusts now: what was signed then may have ended, or been voided.
+func (s *Server) unsigned(made *rundpb.TaskDesired, signed [][]byte) string {
+	var read []*lockpb.Signed
+	for _, raw := range signed {
+		if sig, err := lock.Read(raw); err == nil {
+			read = append(read, sig)
+		}
+	}
+	if err := s.trust.Holds(time.Now(), lockTask(made), read...); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // refuses says why the policies in force do not admit what runs, by what is here

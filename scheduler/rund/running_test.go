@@ -1,6 +1,8 @@
 package rund
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -66,5 +68,40 @@ func TestInventory(t *testing.T) {
 	}
 	if r := of(stray); r != nil {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestInventoryUnderLock: what ran before the lock goes on, and is told, until a deployer
+// has signed it; so is what somebody does to the file of the lock.
+func TestInventoryUnderLock(t *testing.T) {
+	n := newNode(t)
+	d := n.desired()
+	n.apply(d)
+	n.awaitLog(d.GetTaskId(), "ready")
+	unsigned := func() string {
+		t.Helper()
+		all, err := n.server.inventory(namespaces.WithNamespace(n.ctx(), Namespace))
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%v, %v", all, err)
+		}
+		return all[0].Unsigned
+	}
+	if got := unsigned(); got != "" || n.server.locked() != (Locked{}) {
+		t.Errorf("without a lock: %q, %+v", got, n.server.locked())
+	}
+	s := n.deployer()
+	if got := unsigned(); !strings.Contains(got, "rule signed") || n.server.locked() != (Locked{On: true}) {
+		t.Errorf("unsigned: %q, %+v", got, n.server.locked())
+	}
+	s.signs(d, 1)
+	n.apply(d)
+	if got := unsigned(); got != "" {
+		t.Errorf("once it is signed: %q", got)
+	}
+	if err := os.Remove(filepath.Join(base, "data", "rund", "lock")); err != nil {
+		t.Fatal(err)
+	}
+	if l := n.server.locked(); !l.On || !strings.Contains(l.Changed, "is gone") {
+		t.Errorf("%+v", l)
 	}
 }

@@ -41,7 +41,7 @@ type Options struct {
 	Proxy string
 	// Check judges this node by controls, by their ids; nil: it cannot. One that does
 	// not exist has no result. containers lists what runs here.
-	Check func(ctx context.Context, controls []string, containers func(context.Context) ([]Running, error)) []*taskpb.CheckResult
+	Check func(ctx context.Context, controls []string, of Inventory) []*taskpb.CheckResult
 	Log   *slog.Logger
 }
 
@@ -70,7 +70,7 @@ type Server struct {
 	callers   *callers
 	creates   chan struct{} // slots
 	checks    chan struct{} // places of healthchecks that are being started
-	check     func(context.Context, []string, func(context.Context) ([]Running, error)) []*taskpb.CheckResult
+	check     func(context.Context, []string, Inventory) []*taskpb.CheckResult
 	checking  chan struct{} // capacity 1: controls are being run
 	answers   chan struct{} // buffered 1; containerd answers again, for adopt
 	adopted   chan struct{} // closed by adopt when existing containers are known

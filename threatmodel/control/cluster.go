@@ -34,6 +34,9 @@ type Cluster struct {
 	Secrets  []Secret
 	Networks []Network
 	Services []Service
+	// ImageRules are those of the cluster's image policy; none: there is no policy.
+	ImageRules   []ImageRule
+	ImagesUnread error // why the policy is not understood
 
 	// AuditLog has every manager read its audit log, and compares.
 	AuditLog func(context.Context) ([]ManagerLog, error)
@@ -64,6 +67,12 @@ type Member struct {
 
 	// Trusts are the SHA-256 of the roots that it says it trusts; nil: it said nothing.
 	Trusts [][]byte
+	// Probed: it said what its rund can do. Lock is what it says of its deployment lock: the
+	// newest link that it follows. Empty: it has none. Waits: it has seen no chain yet, and
+	// runs nothing.
+	Probed bool
+	Lock   string
+	Waits  bool
 
 	Clocked  bool          // something is known of its clock
 	ClockOff time.Duration // at least, by what is known of it
@@ -130,6 +139,12 @@ type Secret struct {
 	Name    string
 	Version uint64    // the current one
 	Made    time.Time // zero: not known
+}
+
+// ImageRule is one of the cluster's image policy.
+type ImageRule struct {
+	Name     string
+	Unsigned bool // it admits images without any signature or attestation
 }
 
 // Network is one that an operator made.

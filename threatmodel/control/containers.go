@@ -22,6 +22,9 @@ type Container struct {
 	// Refused says why the image policies in force do not admit it, by what is on the
 	// node; empty: they do.
 	Refused string
+	// Unsigned says why nothing that a deployer signed lets it run now; empty: something
+	// does, or the node has no deployment lock.
+	Unsigned string
 	// PID is its first process; 0: there is no container.
 	PID int
 	// IDs begin at Base on the host and are Size.

@@ -27,8 +27,9 @@ type Scope string
 // Scopes. A node is judged on its own machine; a cluster, and what its services ask
 // for, by what its leader knows.
 const (
-	OfNode    Scope = "node"    // every node
-	OfManager Scope = "manager" // a node that holds the cluster's keys
+	OfNode    Scope = "node"            // every node
+	OfManager Scope = "manager"         // a node that holds the cluster's keys
+	OfLocked  Scope = "deployment-lock" // a node that has it
 	OfCluster Scope = "cluster"
 	OfService Scope = "service" // every service
 )

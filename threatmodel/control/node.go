@@ -33,6 +33,7 @@ type Node struct {
 	// Containers lists what runs here; nil: who judges cannot tell, and leaves out the
 	// controls that ask it.
 	Containers func() ([]Container, error)
+	Lock       func() Lock // not nil where Containers is not
 	// Own is what redoubtd says; nil: as above.
 	Own *Own
 }

@@ -10,8 +10,9 @@ import (
 
 // RunOwn judges the node of a run directory by those of its controls that ids name,
 // for a daemon of it that is asked to. Where the data is, the daemon says: what
-// others' command lines say of that is their word. What containers run it says, too.
-func RunOwn(ctx context.Context, run, data string, ids []string, containers func(context.Context) ([]Container, error)) []Result {
+// others' command lines say of that is their word. What runs, and by whose leave, it says,
+// too.
+func RunOwn(ctx context.Context, run, data string, ids []string, own Rund) []Result {
 	asked := some(All(), func(c Control) bool { return c.Check != nil && c.By != ByControl && slices.Contains(ids, c.ID) })
 	n, err := FindNode(run)
 	if err != nil {
@@ -23,8 +24,22 @@ func RunOwn(ctx context.Context, run, data string, ids []string, containers func
 		return results
 	}
 	n.Data = data
-	n.Containers = sync.OnceValues(func() ([]Container, error) { return containers(ctx) })
+	n.Containers = sync.OnceValues(func() ([]Container, error) { return own.Containers(ctx) })
+	n.Lock = sync.OnceValue(own.Lock)
 	return Run(ctx, asked, n)
+}
+
+// Rund is what rund knows of what runs on its node.
+type Rund struct {
+	Containers func(context.Context) ([]Container, error)
+	Lock       func() Lock
+}
+
+// Lock is what rund goes by of the deployment lock.
+type Lock struct {
+	On bool // tasks are begun only where they are signed
+	// Changed says what is in the file instead; empty: what rund goes by.
+	Changed string
 }
 
 // Own is what redoubtd knows of itself and of its networks.

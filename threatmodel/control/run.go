@@ -25,6 +25,9 @@ func Run(ctx context.Context, controls []Control, n *Node) []Result {
 				return notApplicable("this node is no manager")
 			}
 		}
+		if c.Scope == OfLocked && !n.Lock().On {
+			return notApplicable("this node has no deployment lock")
+		}
 		return c.Check(ctx, n, found)
 	})
 }

@@ -56,6 +56,9 @@ var sabotage = map[string]map[string]func(*world){
 			w.task.Refused = "the image policy refuses it, rule own: it has no signature by release"
 		},
 	},
+	"containers-signed": {"not signed": func(w *world) {
+		w.task.Unsigned = "deployment lock, rule signed: the service is not signed"
+	}},
 	"daemon-capabilities": {
 		"one of keyd's": func(w *world) {
 			w.change(pid("redoubt-keyd")+"status", "CapEff:\t0000000000000000", "CapEff:\t0000000000001000")
@@ -95,6 +98,7 @@ var sabotage = map[string]map[string]func(*world){
 			w.file(pid("redoubt-keyd")+"net/udp", strings.Repeat(line, 2*maxProcFile/len(line))+strings.Replace(line, " 5 ", " 777 ", 1), 0, 0o444)
 		},
 	},
+	"lock-kept": {"the file was changed": func(w *world) { w.lock.Changed = "/var/lib/redoubt/rund/lock is gone" }},
 	"networks-enforced": {
 		"rules that were changed": func(w *world) {
 			w.daemon.Networks = func(context.Context) (Networks, error) { return Networks{Changed: "changed by somebody"}, nil }
@@ -186,7 +190,7 @@ func TestContainersOfRund(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := some(All(), func(c Control) bool { return c.By == ByRund })
+	all := some(All(), func(c Control) bool { return c.By == ByRund && c.ID != "lock-kept" })
 	if got := Run(t.Context(), all, n); len(all) == 0 || len(got) != 0 {
 		t.Errorf("%d controls of rund's: %v", len(all), got)
 	}
@@ -199,11 +203,42 @@ func TestContainersOfRund(t *testing.T) {
 		// One that ended before it was looked at.
 		{func() ([]Container, error) { return []Container{{Task: "t9", PID: 999}}, nil }, Pass},
 	} {
-		n.Containers = c.containers
+		n.Containers, n.Lock = c.containers, func() Lock { return w.lock }
 		for _, r := range Run(t.Context(), all, n) {
 			if r.Outcome != c.want {
 				t.Errorf("%s: %s %q, want %s", r.Control.ID, r.Outcome, r.Evidence, c.want)
 			}
+		}
+	}
+}
+
+// TestWithoutLock: where there is no deployment lock, nothing is said of it, but that
+// somebody means the node to have one.
+func TestWithoutLock(t *testing.T) {
+	w := newWorld(t)
+	w.lock.On = false
+	w.task.Unsigned = "of no meaning"
+	want := func(id string, outcome Outcome) {
+		t.Helper()
+		for _, r := range w.results() {
+			if r.Control.ID == id && r.Outcome != outcome {
+				t.Errorf("%s: %s %q, want %s", id, r.Outcome, r.Evidence, outcome)
+			}
+		}
+	}
+	want("containers-signed", NotApplicable)
+	want("lock-kept", Pass)
+	w.lock.Changed = "rund/lock was changed"
+	want("lock-kept", Fail)
+
+	c := sound()
+	for i := range c.Members {
+		c.Members[i].Lock, c.Members[i].Waits = "", false
+	}
+	c.ImageRules = nil
+	for _, r := range RunCluster(t.Context(), All(), c) {
+		if (r.Control.ID == "lock-agreed" || r.Control.ID == "images-signed") != (r.Outcome == NotApplicable) {
+			t.Errorf("%s: %s %q", r.Control.ID, r.Outcome, r.Evidence)
 		}
 	}
 }

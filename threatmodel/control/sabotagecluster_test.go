@@ -20,13 +20,13 @@ func goodDoor() Door {
 func sound() *Cluster {
 	ago := func(d time.Duration) time.Time { return now.Add(-d) }
 	manager := func(name, host, zone string) Member {
-		return Member{Name: name, Manager: true, Connected: true, Trusts: [][]byte{{1, 2}}, Up: true, Host: host, Zone: zone, Version: "1.2.3", NotAfter: now.Add(day), Voter: true,
+		return Member{Name: name, Manager: true, Connected: true, Trusts: [][]byte{{1, 2}}, Up: true, Host: host, Zone: zone, Version: "1.2.3", NotAfter: now.Add(day), Voter: true, Probed: true, Lock: "link 1 ab",
 			SlotEpoch: 4, StoreKeyMade: ago(80 * day), Clocked: true, ClockOff: time.Second}
 	}
 	return &Cluster{
 		Now: now, Level: 3, Here: 3,
 		Members: []Member{manager("manager-1", "10.0.0.1", "a"), manager("manager-2", "10.0.0.2", "b"), manager("manager-3", "10.0.0.3", "c"),
-			{Name: "worker-1", Connected: true, Up: true, Host: "10.0.0.4", Version: "1.2.3", NotAfter: now.Add(day), Clocked: true, Tasks: 7, Trusts: [][]byte{{3, 4}}},
+			{Name: "worker-1", Connected: true, Up: true, Host: "10.0.0.4", Version: "1.2.3", NotAfter: now.Add(day), Clocked: true, Tasks: 7, Trusts: [][]byte{{3, 4}}, Probed: true, Lock: "no chain", Waits: true},
 			{Name: "worker-2", Host: "10.0.0.5", NotAfter: now.Add(day)}},
 		Authorities: []Authority{{ID: "ef01", Root: true, NotBefore: ago(1000 * day), NotAfter: now.Add(2000 * day)}, {ID: "abcd", NotBefore: ago(31 * day), NotAfter: now.Add(2000 * day)}},
 		Roots:       [][]byte{{1, 2}, {3, 4}},
@@ -36,6 +36,7 @@ func sound() *Cluster {
 		Tokens:      []Token{{ID: "tok1", Minted: ago(time.Hour), Expires: now.Add(time.Hour)}},
 		Slots:       []Slot{{Name: "operator", People: true, Made: ago(100 * day)}, {Name: "chip", Made: ago(999 * day)}},
 		SlotEpoch:   4,
+		ImageRules:  []ImageRule{{Name: "own"}},
 		Secrets:     []Secret{{Name: "key", Version: 3, Made: ago(10 * day)}},
 		Networks:    []Network{{Name: "front", Driver: "overlay", InMesh: true, Denies: true, Services: 4}, {Name: "own", Driver: "overlay", InMesh: true, Services: 1}},
 		Services: []Service{{Name: "web", Image: "web:1", Digest: "sha256:aa", ReadOnly: true, MemoryBytes: 1, NanoCPUs: 1,
@@ -134,6 +135,13 @@ var harms = map[string][]harm{
 	"certificates-valid":  {{ofMember(0, func(m *Member) { m.NotAfter = now }), "manager-1 ended on 2126-05-04"}},
 	"clocks-agree":        {{ofMember(3, func(m *Member) { m.ClockOff = -7 * time.Second }), "worker-1 is off by 7s"}},
 	"external-ca-answers": {{func(c *Cluster) { c.External.Failure = "refused" }, "https://ca.example certifies no worker: refused"}},
+	"images-signed": {{func(c *Cluster) {
+		c.ImageRules = append(c.ImageRules, ImageRule{Name: "rest", Unsigned: true})
+	}, "rule rest of the image policy admits what nobody signed"}},
+	"lock-agreed": {
+		{ofMember(3, func(m *Member) { m.Lock, m.Waits = "", false }), "worker-1 has no deployment lock"},
+		{ofMember(3, func(m *Member) { m.Lock, m.Waits = "link 0 cd", false }), "worker-1: link 0 cd"},
+	},
 	"join-tokens-bounded": {{func(c *Cluster) { c.Tokens[0].Expires = time.Time{} }, "tok1 does not end"}},
 	"join-tokens-young":   {{func(c *Cluster) { c.Tokens[0].Minted, c.Tokens[0].Manager = now.Add(-9*day), true }, "tok1 for managers is of 2126-04-25"}},
 	"managers-certificates-shown": {
@@ -263,9 +271,10 @@ func TestNothingToJudge(t *testing.T) {
 	away.Away = "no route"
 	c.Doors = func() ([]Door, error) { return []Door{goodDoor(), away}, nil }
 	c.LastBackup = nil // a mistake in whoever fills it in
-	c.Members[3].Clocked = false
+	c.Members[3].Clocked, c.Members[3].Probed = false, false
+	c.ImagesUnread = errors.New("a field of later")
 	for _, r := range RunCluster(t.Context(), All(), c) {
-		if bad := slices.Contains([]string{"audit-log-agreed", "backup-recent", "clocks-agree", "managers-certificates-shown", "managers-quantum-safe", "managers-refuse-strangers"}, r.Control.ID); bad != (r.Outcome == Error) {
+		if bad := slices.Contains([]string{"audit-log-agreed", "backup-recent", "clocks-agree", "images-signed", "lock-agreed", "managers-certificates-shown", "managers-quantum-safe", "managers-refuse-strangers"}, r.Control.ID); bad != (r.Outcome == Error) {
 			t.Errorf("%s: %s %q", r.Control.ID, r.Outcome, r.Evidence)
 		}
 	}
@@ -274,7 +283,7 @@ func TestNothingToJudge(t *testing.T) {
 // TestAwayIsNotLookedAt: of a node that is not there, clock and version are not judged,
 // and are not counted as if they had been.
 func TestAwayIsNotLookedAt(t *testing.T) {
-	want := map[string]string{"clocks-agree": "4 looked at", "nodes-same-version": "4 looked at"}
+	want := map[string]string{"clocks-agree": "4 looked at", "lock-agreed": "4 looked at", "nodes-same-version": "4 looked at"}
 	for _, r := range RunCluster(t.Context(), All(), sound()) {
 		if says, ok := want[r.Control.ID]; ok && !slices.Equal(r.Evidence, []string{says}) {
 			t.Errorf("%s: %q, want %q", r.Control.ID, r.Evidence, says)

@@ -23,6 +23,8 @@ type world struct {
 	root string
 	// task is the one that runs there.
 	task Container
+	// lock is what its rund goes by.
+	lock Lock
 	// daemon is what redoubtd says there.
 	daemon Own
 }
@@ -140,6 +142,7 @@ func newWorld(t *testing.T) *world {
 		w.link(pid+"exe", "/usr/bin/env") // any program that root installed
 		w.link(pid+"fd/3", "socket:[777]")
 	}
+	w.lock = Lock{On: true}
 	w.daemon = Own{
 		Roots: func() (trusted, kept [][]byte, err error) {
 			return [][]byte{{1, 2}, {3, 4}}, [][]byte{{3, 4}}, nil
@@ -193,6 +196,7 @@ func (w *world) results() []Result {
 		w.t.Fatal(err)
 	}
 	n.Containers = func() ([]Container, error) { return []Container{w.task}, nil }
+	n.Lock = func() Lock { return w.lock }
 	n.Own = &w.daemon
 	return Run(w.t.Context(), All(), n)
 }

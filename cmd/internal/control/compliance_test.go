@@ -32,6 +32,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -252,7 +253,16 @@ func TestCompliance(t *testing.T) {
 		"external-ca-answers": {func(w *judged) {
 			w.cluster(func(c *pkipb.Cluster) { c.External = &pkipb.External{Url: "https://ca.example", Failure: "no route"} })
 		}, "https://ca.example certifies no worker: no route"},
+		"images-signed": {func(w *judged) {
+			w.setPolicy("format: 1\nrules:\n  - {name: own, images: [redoubt.test/*], unsigned: true}\n")
+		}, "rule own of the image policy admits what nobody signed"},
 		"join-tokens-bounded": {func(w *judged) { w.mint(long) }, "does not end"},
+		"lock-agreed": {func(w *judged) {
+			w.describe(w.worker, func(d *schedulerpb.NodeDescription) {
+				d.Features = []*taskpb.Feature{{Name: lock.Feature, Present: true, Detail: "link 0 ab"}}
+			})
+			w.describe(w.manager, func(d *schedulerpb.NodeDescription) { d.Features = []*taskpb.Feature{{Name: "seccomp", Present: true}} })
+		}, "manager-1 has no deployment lock"},
 		"managers-drained": {func(w *judged) {
 			svc := w.create(w.fit("m"))
 			schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
@@ -319,7 +329,7 @@ func TestComplianceAsItIs(t *testing.T) {
 	w := newJudged(t)
 	want := map[string]string{"ca-life": "fail: the issuing CA signs since", "managers-quorum": "fail: manager manager-1 has no vote; 0 managers vote", "managers-spread": "not-applicable: ", "managers-certificates-shown": "not-applicable: ",
 		"managers-quantum-safe": "not-applicable: ", "managers-refuse-strangers": "not-applicable: ", "external-ca-answers": "not-applicable: ",
-		"audit-witnessed": "not-applicable: "}
+		"audit-witnessed": "not-applicable: ", "images-signed": "not-applicable: ", "lock-agreed": "not-applicable: "}
 	for _, c := range checks.All() {
 		if !c.OfCluster() {
 			want[c.ID] = "error: not judged: nobody asks nodes here"

@@ -23,6 +23,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/imagepolicy"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
@@ -53,6 +55,7 @@ func (s *Server) facts(ctx context.Context) (*checks.Cluster, error) {
 		tokenFacts(r, c, f)
 		secretFacts(r, f)
 		serviceFacts(r, f)
+		imageFacts(r, f)
 		managers = s.memberFacts(r, c, f)
 		for _, m := range managers {
 			records[m.GetNodeId()], _ = pkistore.Nodes.Get(r, m.GetNodeId())
@@ -191,6 +194,21 @@ func serviceFacts(r raftstore.Reader, f *checks.Cluster) {
 	slices.SortFunc(f.Services, func(a, b checks.Service) int { return strings.Compare(a.Name, b.Name) })
 }
 
+func imageFacts(r raftstore.Reader, f *checks.Cluster) {
+	doc, ok := schedstore.ImagePolicies.Get(r, schedstore.ImagePolicyID)
+	if !ok {
+		return
+	}
+	p, err := imagepolicy.Parse(doc.GetDocument())
+	if err != nil {
+		f.ImagesUnread = err
+		return
+	}
+	for _, name := range p.Rules() {
+		f.ImageRules = append(f.ImageRules, checks.ImageRule{Name: name, Unsigned: slices.Contains(p.Unsigned(), name)})
+	}
+}
+
 // memberFacts also gives what askLocked needs.
 func (s *Server) memberFacts(r *raftstore.ReadTx, c *pkipb.Cluster, f *checks.Cluster) (managers []managerFact) {
 	servers, connected, forgotten := s.c.Store.Servers(), s.connected(), pki.Forgotten(c)
@@ -212,6 +230,12 @@ func (s *Server) memberFacts(r *raftstore.ReadTx, c *pkipb.Cluster, f *checks.Cl
 			Host: schedstore.HostOf(r, sched), Replaced: replacedLately(r, sched), Version: d.GetRedoubtVersion(), NotAfter: time.Unix(n.GetLeafNotAfter(), 0),
 			Stale: pki.NeedsReissue(c, n), Trusts: trusts[n.GetId()]}
 		m.Forgotten = m.Stale && forgotten(n)
+		m.Probed = len(d.GetFeatures()) > 0
+		for _, feature := range d.GetFeatures() {
+			if feature.GetName() == lock.Feature && feature.GetPresent() {
+				m.Lock, m.Waits = cmp.Or(feature.GetDetail(), "unknown"), feature.GetDetail() == lock.Waits
+			}
+		}
 		for _, tasks := range schedstore.LiveOn(r, n.GetId()) {
 			m.Tasks += int(tasks)
 		}

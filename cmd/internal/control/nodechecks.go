@@ -104,7 +104,7 @@ func (s *Server) judgeNode(ctx context.Context, m checks.Member, asked []checks.
 func contradict(r *checks.Result, m checks.Member) {
 	against := ""
 	switch {
-	case r.Outcome == checks.NotApplicable && (r.Control.Scope == checks.OfNode || m.Manager):
+	case r.Outcome == checks.NotApplicable && (r.Control.Scope == checks.OfNode || r.Control.Scope == checks.OfManager && m.Manager || r.Control.Scope == checks.OfLocked && m.Lock != ""):
 		against = "the node says that this is not applicable, and on record it is"
 	case r.Outcome == checks.Pass && r.Control.Scope == checks.OfManager && !m.Manager:
 		against = "the node says that it keeps a manager's keys, and on record it is none"

@@ -14,6 +14,8 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/lock"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	checks "github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
@@ -40,19 +42,21 @@ func well(manager bool, controls []string) (out []*taskpb.CheckResult) {
 	return out
 }
 
+// change is an answer with another outcome of one control.
+func change(r []*taskpb.CheckResult, id, outcome string) []*taskpb.CheckResult {
+	for _, x := range r {
+		if x.Control == id {
+			x.Outcome = outcome
+		}
+	}
+	return r
+}
+
 // TestNodesAnswerForThemselves: each node's own word is told as its own; what it lies
 // about against the record, leaves out, or is silent on, is an error of its own, and no
 // other's.
 func TestNodesAnswerForThemselves(t *testing.T) {
 	w := newJudged(t)
-	change := func(r []*taskpb.CheckResult, id, outcome string) []*taskpb.CheckResult {
-		for _, x := range r {
-			if x.Control == id {
-				x.Outcome = outcome
-			}
-		}
-		return r
-	}
 	for name, c := range map[string]struct {
 		say  nodesSay // of the worker
 		want map[string]string
@@ -97,8 +101,26 @@ func TestNodesAnswerForThemselves(t *testing.T) {
 				t.Errorf("%s: %s of %s: %q, want %q", name, r.GetId(), r.GetNodeName(), got, want)
 			}
 		}
-		if of[w.manager] != 20 || of[w.worker] != 20 {
+		if of[w.manager] != 22 || of[w.worker] != 22 {
 			t.Errorf("%s: %v", name, of)
+		}
+	}
+}
+
+// TestLockByItsRecord: what is asked of nodes under the deployment lock is of no other,
+// and of one that says that it has the lock it is.
+func TestLockByItsRecord(t *testing.T) {
+	w := newJudged(t)
+	w.checked(func(_ context.Context, node string, ids []string) ([]*taskpb.CheckResult, error) {
+		return change(well(node == w.manager, ids), "containers-signed", "not-applicable"), nil
+	})
+	w.describe(w.worker, func(d *schedulerpb.NodeDescription) {
+		d.Features = []*taskpb.Feature{{Name: lock.Feature, Present: true, Detail: "link 0 ab"}}
+	})
+	want := map[string]string{w.manager: "not-applicable", w.worker: "error"}
+	for _, r := range w.judgedNodes(t) {
+		if r.GetId() == "containers-signed" && r.GetOutcome() != want[r.GetNode()] {
+			t.Errorf("%s: %s %q, want %s", r.GetNodeName(), r.GetOutcome(), r.GetEvidence(), want[r.GetNode()])
 		}
 	}
 }
@@ -145,7 +167,7 @@ func TestManyNodesAnswer(t *testing.T) {
 		})
 		took := time.Since(begun)
 		t.Logf("%d nodes, %d of which hang: %s, %d asked at a time, heap %d KiB more", nodes, hang, took, most.Load(), (max(peak, before.HeapAlloc)-before.HeapAlloc)>>10)
-		if err != nil || results != nodes*20 || silent != hang || most.Load() > 32 || took > time.Minute {
+		if err != nil || results != nodes*22 || silent != hang || most.Load() > 32 || took > time.Minute {
 			t.Errorf("%v: %d results, %d silent, %d at a time, %s", err, results, silent, most.Load(), took)
 		}
 		stop := errors.New("nobody listens")

@@ -210,7 +210,7 @@ func TestSignedIsWhatRunTells(t *testing.T) {
 		}
 		signed[x.Control+" "+of] = string(x.Outcome)
 	}
-	if !maps.Equal(told, signed) || nodes[w.manager] != 20 || nodes[w.worker] != 20 || r.Compliant {
+	if !maps.Equal(told, signed) || nodes[w.manager] != 22 || nodes[w.worker] != 22 || r.Compliant {
 		t.Errorf("a run tells %v, and signed is %v", told, signed)
 	}
 }

@@ -104,7 +104,7 @@ func checkWaiver(req *controlpb.CreateWaiverRequest) error {
 	if i < 0 {
 		return apierr.NotFound("`redoubt compliance profiles redoubt-baseline` lists them", "no control is called %q", ident.Clip(req.GetControl()))
 	}
-	ofNode := all[i].Scope == control.OfNode || all[i].Scope == control.OfManager
+	ofNode := !all[i].OfCluster()
 	reason := req.GetReason()
 	switch {
 	case ofNode && req.GetNode() == "":

@@ -110,7 +110,7 @@ func TestComplianceOfCluster(t *testing.T) {
 			t.Errorf("%s of %s: %s %q", x.Control, x.Target.Name, x.Outcome, x.Evidence)
 		}
 	}
-	if r.code != 2 || len(of) != 5 || of["node worker-1"] != 20 || of["node manager-1"] != 20 {
+	if r.code != 2 || len(of) != 5 || of["node worker-1"] != 22 || of["node manager-1"] != 22 {
 		t.Errorf("%v of %v", r, of)
 	}
 	if err := os.Chmod(boot, 0o700); err != nil {

@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +31,7 @@ func TestDeploymentLock(t *testing.T) {
 		tell func(*lockStory)
 	}{
 		{"a worker is told by its root whom to trust", (*lockStory).trusted},
+		{"a report tells of what the lock does not hold", (*lockStory).reported},
 		{"what is signed runs, and gets its secret", (*lockStory).signed},
 		{"what nobody signed does not", (*lockStory).unsigned},
 		{"what was signed is not changed", (*lockStory).changed},
@@ -72,6 +76,48 @@ func (s *lockStory) trusted() {
 	if !files.seen["<data>/rund/lock"] {
 		s.t.Error("what the node trusts is in no file of docs/formats.md")
 	}
+}
+
+// reported: who lacks the lock, what ran before it, and what somebody does to its file,
+// is in a report. What that prints mends the file.
+func (s *lockStory) reported() {
+	file := filepath.Join(s.host("worker-1").DataDir, "rund", "lock")
+	found := map[string]string{"lock-agreed": "manager-1 has no deployment lock", "containers-signed": "rule signed"}
+	s.reports(found)
+	if err := os.Remove(file); err != nil {
+		s.t.Fatal(err)
+	}
+	found["lock-kept"] = file + " is gone"
+	s.reports(found)
+	if r := s.as("worker-1", "lock", "trust", s.chain()); r.code != 0 {
+		s.t.Fatal(r)
+	}
+	delete(found, "lock-kept")
+	s.reports(found)
+}
+
+// reports waits until a report has these findings about the lock, and no others.
+func (s *lockStory) reports(found map[string]string) {
+	s.t.Helper()
+	eventually(s.t, 30*time.Second, func() string {
+		r := s.on("manager-1", "compliance", "run", "--scope", "cluster", "--format", "json")
+		left := maps.Clone(found)
+		for _, x := range s.controls(r.stdout) {
+			says, bad := found[x.Control]
+			bad = bad && x.Target.Name != "manager-1"
+			switch {
+			case !slices.Contains([]string{"lock-agreed", "lock-kept", "containers-signed"}, x.Control):
+			case bad != (x.Outcome == "fail") || bad && !strings.Contains(strings.Join(x.Evidence, "\n"), says):
+				return fmt.Sprintf("%+v, want %q", x, says)
+			case bad:
+				delete(left, x.Control)
+			}
+		}
+		if len(left) > 0 {
+			return fmt.Sprintf("no finding of %v: %v", left, r)
+		}
+		return ""
+	})
 }
 
 func (s *lockStory) signed() {
