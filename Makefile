@@ -303,6 +303,11 @@ bench-place: bench-build ## place TASKS tasks of a service on NODES nodes, as th
 bench-tasks: bench-build ## TASKS tasks on AGENTS simulated nodes with real sessions (root; PEERS=1: peers, too)
 	@$(COMPARE) -only tasks
 
+.PHONY: bench-report
+bench-report: bench-build ## compliance reports: a lab of five nodes with SERVICES=100, and NODES=500 simulated nodes, ROUNDS=5 each (root)
+	REDOUBT_REPORT_SERVICES=$(or $(SERVICES),100) REDOUBT_REPORT_ROUNDS=$(or $(ROUNDS),5) REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 30m -run '^TestReportTimes$$' ./cmd/internal/e2e/
+	out/bench/sim --bin bin --managers 3 --agents $(or $(NODES),500) --tasks $(or $(NODES),500) --rest 0 --reports $(or $(ROUNDS),5)
+
 .PHONY: bench-peers
 bench-peers: PEERS := 1
 bench-peers: bench-build ## all of these with all peers in one run, ROUNDS=5 each; the log is out/bench/peers.log (root)

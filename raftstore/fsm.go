@@ -42,6 +42,9 @@ type fsm struct {
 	clock  int64
 	level  uint32
 	halted error
+	// grew is closed when the audit log has more, or this one is to be asked again.
+	// Nil: nobody waits.
+	grew chan struct{}
 }
 
 func newFSM(tables []Registered, halt func(error)) (*fsm, error) {
@@ -130,6 +133,7 @@ func (f *fsm) refuse(why error) {
 	if f.halted == nil {
 		f.halted = why
 	}
+	f.wakeLocked()
 	f.hub.end(f.halted, true)
 }
 
@@ -167,6 +171,9 @@ func (f *fsm) apply(log *raft.Log) ([]error, error) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if e.audit.Size() > f.state.audit.Size() {
+		f.wakeLocked()
+	}
 	f.state, f.index, f.clock, f.level = draft.commit(), index, e.clock, max(f.level, cmd.Level)
 	if len(e.events) > 0 {
 		f.hub.publish(e.events)
@@ -208,6 +215,7 @@ func (f *fsm) Restore(rc io.ReadCloser) error {
 	f.mu.Lock()
 	f.state, f.index, f.clock, f.level = s, head.Index, head.Clock, max(head.Level, firstLevel)
 	f.hub.reset()
+	f.wakeLocked()
 	f.mu.Unlock()
 	f.tell()
 	return nil

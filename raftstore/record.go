@@ -111,6 +111,47 @@ func (e *entry) recordable(t *raftstorepb.Transaction) error {
 	return e.audit.Check(t.Record)
 }
 
+// AwaitRecords waits until this manager has so many entries of the audit log. A record
+// alone changes no table, so a Watch does not tell of it.
+func (s *Store) AwaitRecords(ctx context.Context, size uint64) error {
+	for {
+		grew, err := s.fsm.shorter(size)
+		if err != nil || grew == nil {
+			return err
+		}
+		select {
+		case <-grew:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.stopping:
+			return ErrClosed
+		}
+	}
+}
+
+// shorter returns what is closed when the audit log, which is shorter than that, may be
+// so no more; nil where it is not.
+func (f *fsm) shorter(size uint64) (<-chan struct{}, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.halted != nil:
+		return nil, f.halted
+	case f.state.audit.Size() >= size:
+		return nil, nil
+	case f.grew == nil:
+		f.grew = make(chan struct{})
+	}
+	return f.grew, nil
+}
+
+func (f *fsm) wakeLocked() {
+	if f.grew != nil {
+		close(f.grew)
+		f.grew = nil
+	}
+}
+
 // Records reads the audit log as it is now; older entries from this manager's
 // disk.
 func (s *Store) Records() (*auditlog.Reader, error) {

@@ -197,6 +197,36 @@ func TestManagersHaveOneRoot(t *testing.T) {
 	verify(t, late.Store)
 }
 
+// TestAwaitRecords: a record alone, which changes no table, is waited for at a follower
+// as well, and no longer than it takes.
+func TestAwaitRecords(t *testing.T) {
+	ctx := waitContext(t)
+	all := newClusterOn(t, on(t, "a", later), on(t, "b", later))
+	a, b := all[0], all[1]
+	raised(t, a)
+	for i := range uint64(20) {
+		heard := make(chan error, 1)
+		go func() { heard <- b.AwaitRecords(ctx, i+1) }()
+		if err := a.Update(ctx, func(tx *raftstore.Tx) error { return tx.Record([]byte("alone")) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-heard; err != nil || sizeOf(t, b.Store) != i+1 {
+			t.Fatalf("after %d records: %v", i+1, err)
+		}
+	}
+	short, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := b.AwaitRecords(short, 21); !errors.Is(err, context.Canceled) {
+		t.Errorf("more than there are: %v", err)
+	}
+	waits := make(chan error, 1)
+	go func() { waits <- b.AwaitRecords(ctx, 21) }()
+	closeStore(t, b.Store)
+	if err := <-waits; !errors.Is(err, raftstore.ErrClosed) {
+		t.Errorf("the store is closed: %v", err)
+	}
+}
+
 func verify(t testing.TB, s *raftstore.Store) {
 	t.Helper()
 	r, err := s.Records()

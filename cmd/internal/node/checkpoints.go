@@ -69,7 +69,7 @@ func (s witnessServer) Cosign(ctx context.Context, req *pkipb.CosignRequest) (*p
 	}
 	wait, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
-	if err := s.m.hasRecords(wait, req.GetSize()); err != nil && ctx.Err() != nil {
+	if err := s.m.store.AwaitRecords(wait, req.GetSize()); err != nil && ctx.Err() != nil {
 		return nil, err
 	} // else it says that it has not so many
 	r, err := s.m.store.Records()
@@ -97,10 +97,8 @@ func (s witnessServer) Cosign(ctx context.Context, req *pkipb.CosignRequest) (*p
 // keepCheckpoints is the leader's: what the log's root was is signed, by it and by
 // the managers that have the same.
 func (m *managerState) keepCheckpoints(ctx context.Context) error {
-	for m.hasRecords(ctx, 1) != nil { // a watch that lagged is no reason to hand over
-		if sleep(ctx, time.Second) != nil {
-			return ctx.Err()
-		}
+	if err := m.store.AwaitRecords(ctx, 1); err != nil {
+		return err
 	}
 	for {
 		if err := m.makeCheckpoint(ctx); err != nil && ctx.Err() == nil {

@@ -83,29 +83,11 @@ func (m *managerState) askWitness(ctx context.Context, id string, ask func(pkipb
 func (s witnessServer) Records(ctx context.Context, req *pkipb.RecordsRequest) (*pkipb.RecordsResponse, error) {
 	wait, cancel := context.WithTimeout(ctx, catchUp)
 	defer cancel()
-	if err := s.m.hasRecords(wait, req.GetSize()); err != nil && ctx.Err() != nil {
+	if err := s.m.store.AwaitRecords(wait, req.GetSize()); err != nil && ctx.Err() != nil {
 		return nil, err
 	} // else it says that it has not so many
 	r, err := control.Records(ctx, s.m.store, req.GetSize(), req.GetVerify())
 	return &pkipb.RecordsResponse{Root: r.GetRoot(), Fault: r.GetFault(), Missing: r.GetMissing()}, err
-}
-
-// hasRecords waits until this manager has so many records.
-func (m *managerState) hasRecords(ctx context.Context, size uint64) error {
-	w, err := m.store.Watch(nil)
-	if err != nil {
-		return err
-	}
-	defer w.Close()
-	for {
-		r, err := m.store.Records()
-		if err != nil || r.Log.Size() >= size {
-			return err
-		}
-		if _, err := w.Next(ctx); err != nil {
-			return err
-		}
-	}
 }
 
 // Segment implements pkipb.WitnessServer.

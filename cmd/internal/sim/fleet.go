@@ -160,6 +160,7 @@ func (n *node) session(ctx context.Context) error {
 	defer func() { n.ended.Store(time.Now().UnixNano()) }()
 	defer n.cut()
 	reports := make(chan []*schedulerpb.TaskReport, 1)
+	answers := make(chan *schedulerpb.AgentMessage, 1)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		defer cancel()
@@ -173,6 +174,13 @@ func (n *node) session(ctx context.Context) error {
 				n.told.Store(time.Now().UnixNano())
 			}
 			n.trust.hear(m.GetMembership())
+			if q := m.GetCheck(); q != nil {
+				select {
+				case answers <- answer(q):
+				case <-gctx.Done():
+					return gctx.Err()
+				}
+			}
 			a := m.GetAssignments()
 			if a == nil {
 				continue
@@ -204,6 +212,10 @@ func (n *node) session(ctx context.Context) error {
 				if err := trusts(); err != nil {
 					return err
 				}
+			case m := <-answers:
+				if err := stream.Send(m); err != nil {
+					return err
+				}
 			case out := <-reports:
 				for part := range slices.Chunk(out, maxReports) {
 					m.Message = &schedulerpb.AgentMessage_Status{Status: &schedulerpb.StatusBatch{Reports: part}}
@@ -221,7 +233,7 @@ func (n *node) session(ctx context.Context) error {
 
 func (n *node) describe() *schedulerpb.NodeDescription {
 	return &schedulerpb.NodeDescription{
-		Hostname: n.name, Os: "linux", Arch: "amd64", RedoubtVersion: "sim",
+		Hostname: n.name, Os: "linux", Arch: "amd64", RedoubtVersion: "sim", Features: []*taskpb.Feature{{Name: "check"}},
 		Resources: &taskpb.Resources{NanoCpus: 64e9, MemoryBytes: 256 << 30},
 	}
 }

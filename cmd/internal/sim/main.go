@@ -34,7 +34,7 @@ import (
 type options struct {
 	bin                     string
 	agents, tasks, managers int
-	revoke                  int
+	revoke, reports         int
 	rest                    time.Duration
 	timeout                 time.Duration
 	remove, kill, trace     bool
@@ -51,6 +51,7 @@ func main() {
 	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "give up after this")
 	flag.BoolVar(&o.remove, "remove", false, "also measure the removal of the service")
 	flag.IntVar(&o.revoke, "revoke", 0, "also revoke so many nodes and workload identities, one after the other, and measure when that is felt")
+	flag.IntVar(&o.reports, "reports", 0, "also have so many compliance reports of the cluster and all nodes made and signed, one after the other")
 	flag.BoolVar(&o.root, "rotate-root", false, "also replace the root, and measure until no node trusts the one of before")
 	flag.BoolVar(&o.kill, "kill-leader", false, "also kill the leader's redoubtd and measure until all is as before; with 3 managers at least")
 	flag.BoolVar(&o.trace, "trace", false, "write every second how many sessions there are, until all are up and after the leader was killed, and why others ended")
@@ -145,6 +146,11 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB at rest %dMiB idle before %dMiB (%.1f KiB a task, %.1f KiB a node) joins %.1fs entries at rest %.0f in %v\n",
 		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, settled.peak>>20, settled.rss>>20, idle.rss>>20,
 		float64(settled.rss-idle.rss)/1024/float64(max(1, o.tasks)), float64(idle.rss-empty.rss)/1024/float64(max(1, o.agents)), joined.Seconds(), entries, o.rest)
+	if o.reports > 0 {
+		if err := reports(ctx, l, c, o.agents+o.managers, o.reports); err != nil {
+			return err
+		}
+	}
 	if o.kill {
 		if err := killLeader(ctx, l, f, o.tasks, o.trace); err != nil {
 			return err
