@@ -143,6 +143,36 @@ func (a *archive) writeSealed(n uint64, plain []byte) error {
 	return atomicfile.Write(a.path(n), sealed)
 }
 
+// drop removes all segments before that one.
+func (a *archive) drop(before uint64) error {
+	files, err := os.ReadDir(a.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	removed := false
+	for _, f := range files {
+		if n, ok := segmentOf(f.Name()); ok && n < before {
+			if err := os.Remove(a.path(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			removed = true
+		}
+	}
+	if !removed {
+		return nil
+	}
+	return atomicfile.SyncDir(a.dir)
+}
+
+// segmentOf is the number of the segment that a file has, by its name.
+func segmentOf(name string) (n uint64, ok bool) {
+	_, err := fmt.Sscanf(name, segmentName, &n)
+	return n, err == nil && name == fmt.Sprintf(segmentName, n)
+}
+
 // has reports whether there is a file, whatever is in it.
 func (a *archive) has(n uint64) bool {
 	_, err := os.Lstat(a.path(n))
@@ -162,14 +192,14 @@ func (a *archive) reseal(ctx context.Context, epoch uint32) error {
 		if slices.Min(append(slices.Collect(maps.Keys(f.Records)), epoch)) == epoch {
 			continue
 		}
-		var n uint64
-		if _, err := fmt.Sscanf(f.Path, segmentName, &n); err != nil || f.Path != filepath.Base(a.path(n)) {
+		n, ok := segmentOf(f.Path)
+		if !ok {
 			if err := atomicfile.Remove(filepath.Join(a.dir, f.Path)); err != nil { // cut short by a crash
 				return err
 			}
 			continue
 		}
-		if err := a.resealOne(n); err != nil {
+		if err := a.resealOne(n); err != nil && !errors.Is(err, fs.ErrNotExist) { // dropped meanwhile
 			return fmt.Errorf("segment %d of the audit log was not sealed anew: %w", n, err)
 		}
 	}
@@ -218,19 +248,30 @@ func (e *MissingError) Error() string {
 		e.Segment*auditlog.SegmentEntries, (e.Segment+1)*auditlog.SegmentEntries-1)
 }
 
-// MissingRecords are the segments of the audit log that this manager lacks.
-func (s *Store) MissingRecords() ([]uint64, error) {
+// MissingRecords are the segments of the audit log that this manager lacks, of those
+// from that one on.
+func (s *Store) MissingRecords(from uint64) ([]uint64, error) {
 	r, err := s.Records()
 	if err != nil {
 		return nil, err
 	}
 	var out []uint64
-	for n := range r.Log.Segments() - uint64(len(r.Log.Kept())) {
+	for n := from; n < r.Log.Segments()-uint64(len(r.Log.Kept())); n++ {
 		if !s.fsm.archive.has(n) {
 			out = append(out, n)
 		}
 	}
 	return out, nil
+}
+
+// DropRecords removes this manager's files of all segments before that one, which
+// somebody keeps elsewhere. Their roots stay, in the state.
+func (s *Store) DropRecords(before uint64) error {
+	r, err := s.Records()
+	if err != nil {
+		return err
+	}
+	return s.fsm.archive.drop(min(before, r.Log.Segments()-uint64(len(r.Log.Kept()))))
 }
 
 // KeepRecords keeps a segment that this manager lacks, as another one sent it. It

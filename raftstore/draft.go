@@ -23,11 +23,11 @@ type Draft struct {
 
 // CopyRecords takes over older segments of the audit log from a store that has
 // them: a state does not. What that store lacks, or has another of, is left out,
-// and missing here.
-func (d *Draft) CopyRecords(from *Store) error {
+// and missing here; those before the first one wanted are nobody's to have.
+func (d *Draft) CopyRecords(from *Store, first uint64) error {
 	have := d.fsm.state.audit
 	r := &auditlog.Reader{Log: have, Segment: from.fsm.archive.read} // from may have stopped
-	for n := range have.Segments() - uint64(len(have.Kept())) {
+	for n := first; n < have.Segments()-uint64(len(have.Kept())); n++ {
 		s, err := r.FullSegment(n)
 		if err != nil {
 			d.log.Error("a part of the audit log is not taken over", "segment", n, "err", err)

@@ -165,7 +165,7 @@ func TestManagersHaveOneRoot(t *testing.T) {
 	verify(t, a.Store)
 	verify(t, b.Store)
 
-	lacks, err := late.MissingRecords()
+	lacks, err := late.MissingRecords(0)
 	if err != nil || len(lacks) != 2 {
 		t.Fatalf("the late one lacks %v, %v", lacks, err)
 	}
@@ -227,6 +227,65 @@ func TestAwaitRecords(t *testing.T) {
 	}
 }
 
+// TestDropRecords: files that are dropped are gone, and not lacking; the newest segments
+// are none, what is behind them is to be had, the root is what it was, and who begins
+// with a state that dropped them does not want them.
+func TestDropRecords(t *testing.T) {
+	ctx := waitContext(t)
+	s := raftstoretest.New(t, later...)
+	const n = 6*auditlog.SegmentEntries + 100
+	record(t, s, "r", n)
+	root := rootAt(t, s, n)
+	has := func(number uint64) error {
+		r, err := s.Records()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.Entry(number)
+		return err
+	}
+	lacks := func(from uint64, want int) {
+		t.Helper()
+		if l, err := s.MissingRecords(from); err != nil || len(l) != want {
+			t.Errorf("of those from %d on it lacks %v, %v", from, l, err)
+		}
+	}
+	if err := s.DropRecords(0); err != nil || has(0) != nil {
+		t.Fatalf("nothing was dropped: %v", err)
+	}
+	for range 2 {
+		if err := s.DropRecords(3); err != nil {
+			t.Fatal(err)
+		}
+		lacks(3, 0)
+		lacks(0, 3)
+	}
+	if err := has(3*auditlog.SegmentEntries - 1); !errors.Is(err, auditlog.ErrMissing) {
+		t.Errorf("a record that was dropped: %v", err)
+	}
+	if err := has(3 * auditlog.SegmentEntries); err != nil {
+		t.Errorf("the one behind it: %v", err)
+	}
+	if err := s.DropRecords(1000); err != nil {
+		t.Fatal(err)
+	}
+	if err := has(4 * auditlog.SegmentEntries); err != nil || rootAt(t, s, n) != root {
+		t.Errorf("what is in the state: %v", err)
+	}
+	lacks(4, 0)
+	var salvaged bytes.Buffer
+	if _, err := s.Salvage(ctx, &salvaged); err != nil {
+		t.Fatal(err)
+	}
+	c := importConfig(t, "n", 2)
+	c.Tables = later
+	if err := raftstore.Import(c, &salvaged, func(d *raftstore.Draft) (raftstore.Position, error) {
+		return raftstore.Position{}, d.CopyRecords(s, 4)
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func verify(t testing.TB, s *raftstore.Store) {
 	t.Helper()
 	r, err := s.Records()
@@ -284,7 +343,7 @@ func TestRecordsOutliveAnIncarnation(t *testing.T) {
 		c.Tables = later
 		if err := raftstore.Import(c, state, func(d *raftstore.Draft) (raftstore.Position, error) {
 			if taken {
-				return raftstore.Position{}, d.CopyRecords(from)
+				return raftstore.Position{}, d.CopyRecords(from, 0)
 			}
 			return raftstore.Position{}, nil
 		}); err != nil {
@@ -296,7 +355,7 @@ func TestRecordsOutliveAnIncarnation(t *testing.T) {
 			t.Fatal(err)
 		}
 		raftstoretest.WaitLeader(t, s)
-		lacks, err := s.MissingRecords()
+		lacks, err := s.MissingRecords(0)
 		if err != nil || len(lacks) > 0 == taken || rootAt(t, s, n) != root {
 			t.Errorf("taken over: %v; it lacks %v, %v", taken, lacks, err)
 		}

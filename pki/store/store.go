@@ -28,6 +28,9 @@ const AccessID = "access"
 // CheckpointID is the id of the only record in AuditCheckpoints.
 const CheckpointID = "newest"
 
+// RetentionID is the id of the only record in AuditRetention.
+const RetentionID = "audit"
+
 // ReportingID is the id of the only record in Reporting.
 const ReportingID = "reporting"
 
@@ -80,6 +83,10 @@ var (
 	AuditWitnesses = raftstore.NewTable[*pkipb.AuditWitness]("audit_witnesses")
 	AuditWitnessed = raftstore.NewTable[*pkipb.AuditWitnessed]("audit_witnessed")
 
+	// AuditRetention holds one record, RetentionID: which older segments of the audit log
+	// the managers dropped.
+	AuditRetention = raftstore.NewTable[*pkipb.AuditRetention]("audit_retention")
+
 	// Waivers are controls that may fail until a day, because somebody said so.
 	Waivers = raftstore.NewTable[*pkipb.Waiver]("waivers")
 
@@ -98,7 +105,7 @@ var (
 // Tables lists them for raftstore.Config.
 func Tables() []raftstore.Registered {
 	return []raftstore.Registered{Nodes, Tokens, Cluster, DeniedIdentities, RevocationLists,
-		CustomRoles, RoleBindings, AccessPolicies, AccessState, BreakGlasses, People, AuditCheckpoints, AuditKeys, AuditWitnesses, AuditWitnessed, Waivers, KeydJournals, Approvals, SignedReports, Reporting}
+		CustomRoles, RoleBindings, AccessPolicies, AccessState, BreakGlasses, People, AuditCheckpoints, AuditKeys, AuditWitnesses, AuditWitnessed, AuditRetention, Waivers, KeydJournals, Approvals, SignedReports, Reporting}
 }
 
 func nonEmpty(s string) []string {
@@ -225,4 +232,14 @@ func followCluster(ctx context.Context, s Store, changed func(*pkipb.Cluster)) e
 			}
 		}
 	}
+}
+
+// DroppedSegments is how many of the audit log's segments, the oldest ones, the managers
+// dropped.
+func DroppedSegments(r raftstore.Reader) uint64 {
+	rec, _ := AuditRetention.Get(r, RetentionID)
+	if d := rec.GetDrops(); len(d) > 0 {
+		return d[len(d)-1].GetNext()
+	}
+	return 0
 }

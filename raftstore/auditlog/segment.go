@@ -122,11 +122,39 @@ func (s *Segment) bad(i int) error {
 	return &BadError{s.Number, int64(s.Number)*SegmentEntries + int64(i)}
 }
 
+// Parse is Decode where no root is known yet: entries and hashes belong together, and
+// are the log's where the root is.
+func Parse(b []byte, number uint64) (Segment, error) {
+	s, err := parse(b, number)
+	if err == nil {
+		err = s.hold()
+	}
+	if err != nil {
+		return Segment{}, err
+	}
+	return s, nil
+}
+
 // Open is Decode for a Reader, which is asked for one entry or none: the hashes of
 // all leaves, as b has them, are those of the log, and each entry is held against its
 // own as it is read.
 func Open(b []byte, number uint64, want Hash) (Segment, error) {
-	s := Segment{Number: number, Entries: make([]Entry, SegmentEntries)}
+	s, err := parse(b, number)
+	if err != nil {
+		return Segment{}, err
+	}
+	if s.nodes.root() != want {
+		if treeOf(leaves(s.Entries)).root() == want { // the entries are, their hashes are not
+			return Segment{}, errSegment
+		}
+		return Segment{}, &BadError{number, -1}
+	}
+	return s, nil
+}
+
+// parse reads an encoding; whether its parts belong together is not looked at.
+func parse(b []byte, number uint64) (Segment, error) {
+	s := Segment{Number: number, Entries: make([]Entry, SegmentEntries), unheld: true}
 	for i := range s.Entries {
 		if len(b) < entryHeadBytes {
 			return Segment{}, errSegment
@@ -146,11 +174,6 @@ func Open(b []byte, number uint64, want Hash) (Segment, error) {
 	for i := range said {
 		copy(said[i][:], b[i*len(Hash{}):])
 	}
-	if s.nodes, s.unheld = treeOf(said), true; s.nodes.root() != want {
-		if treeOf(leaves(s.Entries)).root() == want { // the entries are, their hashes are not
-			return Segment{}, errSegment
-		}
-		return Segment{}, &BadError{number, -1}
-	}
+	s.nodes = treeOf(said)
 	return s, nil
 }

@@ -13,7 +13,8 @@ import (
 )
 
 func (a *app) auditVerbs() []*cobra.Command {
-	return []*cobra.Command{a.auditLsCmd(), a.auditTailCmd(), a.auditShowCmd(), a.auditExportCmd(), a.auditProveCmd(), a.auditVerifyCmd(), a.auditCheckpointCmd(), a.auditWitnessCmd()}
+	return []*cobra.Command{a.auditLsCmd(), a.auditTailCmd(), a.auditShowCmd(), a.auditExportCmd(), a.auditProveCmd(), a.auditVerifyCmd(), a.auditCheckpointCmd(), a.auditWitnessCmd(),
+		a.auditArchiveCmd(), a.auditDropCmd(), a.auditRetentionCmd()}
 }
 
 // newest is a request for that many, 0 for the records from a number on.
@@ -156,14 +157,28 @@ func eachRecord(ctx context.Context, api *api, req *controlpb.ListRecordsRequest
 }
 
 func (a *app) auditShowCmd() *cobra.Command {
+	var dir, keysFile string
 	c := &cobra.Command{
 		Use: "show NUMBER", Short: "Show a record of the audit log with all that was changed",
-		Example: `  redoubt audit show 1042`,
-		Args:    args(1, 1),
+		Long: `show prints a record as JSON, with every field that was changed. With --archive it
+reads an archive, and asks no cluster.`,
+		Example: `  redoubt audit show 1042
+  redoubt audit show 1042 --archive /mnt/worm/audit --keys /mnt/worm/keys`,
+		Args: args(1, 1),
 		RunE: func(c *cobra.Command, given []string) error {
 			n, err := recordNumber(given[0])
 			if err != nil {
 				return err
+			}
+			if dir != "" {
+				v, err := archived(dir, keysFile, n)
+				if err != nil {
+					return err
+				}
+				return printJSON(a.Stdout, v.Shown)
+			}
+			if keysFile != "" {
+				return usagef("--keys goes with --archive")
 			}
 			return a.with(c.Context(), func(ctx context.Context, api *api) error {
 				r, err := api.ListRecords(ctx, &controlpb.ListRecordsRequest{From: n, Count: 1})
@@ -181,6 +196,8 @@ func (a *app) auditShowCmd() *cobra.Command {
 			})
 		},
 	}
+	c.Flags().StringVar(&dir, "archive", "", "a directory that `redoubt audit archive` wrote, in place of the cluster")
+	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it")
 	return c
 }
 
@@ -194,7 +211,7 @@ func recordNumber(s string) (uint64, error) {
 
 func (a *app) auditVerifyCmd() *cobra.Command {
 	var out output
-	var file, keysFile string
+	var file, keysFile, dir string
 	var witnessKeys []string
 	c := &cobra.Command{
 		Use: "verify", Short: "Have every manager read all of its audit log, and compare them",
@@ -208,12 +225,23 @@ With --checkpoint it also proves, and checks the proof itself, that the log begi
 with the records that a checkpoint is of which was kept outside of the cluster. So
 it finds what all managers together have rewritten, or taken away. With --witness-key,
 once for each witness outside of the cluster whose key you have of its operator, that
-witness must have cosigned that checkpoint, too.`,
+witness must have cosigned that checkpoint, too.
+
+With --archive it asks no cluster, but verifies a directory that "audit archive" wrote:
+every record and every proof against the checkpoints in it, and those by --keys; and
+with --checkpoint that it is of the same log as one that was kept elsewhere.`,
 		Example: `  redoubt audit verify
   redoubt audit verify --checkpoint /mnt/worm/checkpoint.2026-11-01 --keys /mnt/worm/keys
-  redoubt audit verify --checkpoint /mnt/worm/checkpoint.2026-11-01 --witness-key witness.example/w1+a1b2c3d4+BA...`,
+  redoubt audit verify --checkpoint /mnt/worm/checkpoint.2026-11-01 --witness-key witness.example/w1+a1b2c3d4+BA...
+  redoubt audit verify --archive /mnt/worm/audit --keys /mnt/worm/keys`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if dir != "" {
+				if len(witnessKeys) > 0 || out.quiet || out.structured() {
+					return usagef("--archive goes with --keys and --checkpoint only")
+				}
+				return a.verifyArchive(c.Context(), dir, file, keysFile)
+			}
 			kept, err := readKept(file, keysFile)
 			if err != nil {
 				return err
@@ -250,6 +278,7 @@ witness must have cosigned that checkpoint, too.`,
 				if err := out.list(a.Stdout, ids, objects, []string{"MANAGER", "RECORDS", "STATE", "ROOT", "MESSAGE"}, rows); err != nil {
 					return err
 				}
+				tellDropped(a.Stderr, resp.GetRetention())
 				if kept != nil {
 					if why := holds(signed.Checkpoint, resp); why != nil && bad != "" {
 						bad += "; " + why.Error()
@@ -273,6 +302,7 @@ witness must have cosigned that checkpoint, too.`,
 	out.flags(c, false)
 	c.Flags().StringVar(&file, "checkpoint", "", "a file with a checkpoint that was kept")
 	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it, in place of those that the cluster tells")
+	c.Flags().StringVar(&dir, "archive", "", "verify this directory, which `redoubt audit archive` wrote, in place of the cluster's log")
 	c.Flags().StringArrayVar(&witnessKeys, "witness-key", nil, "the key of a witness outside of the cluster that must have cosigned it; may be repeated")
 	return c
 }

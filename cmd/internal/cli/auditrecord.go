@@ -229,7 +229,7 @@ type provedJSON struct {
 }
 
 func (a *app) auditProveCmd() *cobra.Command {
-	var file, keysFile string
+	var file, keysFile, dir string
 	c := &cobra.Command{
 		Use: "prove NUMBER", Short: "Prove that a record is in the audit log",
 		Long: `prove prints a record with the root of the log and the hashes that lead from one
@@ -237,14 +237,26 @@ to the other (RFC 6962, section 2.1.1), as JSON, once it has followed them itsel
 A leaf is SHA-256 of a zero byte, index and clock of eight bytes each, and record.
 
 The root is the leader's word. With --checkpoint it is that of a checkpoint which was
-kept outside of the cluster, once a signature on that is good.`,
+kept outside of the cluster, once a signature on that is good. With --archive record
+and proof are read from an archive, and no cluster is asked.`,
 		Example: `  redoubt audit prove 1042
-  redoubt audit prove 1042 --checkpoint /mnt/worm/checkpoint.2026-11-01 --keys /mnt/worm/keys`,
+  redoubt audit prove 1042 --checkpoint /mnt/worm/checkpoint.2026-11-01 --keys /mnt/worm/keys
+  redoubt audit prove 1042 --archive /mnt/worm/audit --keys /mnt/worm/keys`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, given []string) error {
 			n, err := recordNumber(given[0])
 			if err != nil {
 				return err
+			}
+			if dir != "" {
+				if file != "" {
+					return usagef("--checkpoint does not go with --archive, whose files have a checkpoint each")
+				}
+				v, err := archived(dir, keysFile, n)
+				if err != nil {
+					return err
+				}
+				return printJSON(a.Stdout, v)
 			}
 			kept, err := readKept(file, keysFile)
 			if err != nil {
@@ -278,26 +290,38 @@ kept outside of the cluster, once a signature on that is good.`,
 	}
 	c.Flags().StringVar(&file, "checkpoint", "", "a file with a checkpoint that was kept")
 	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it, in place of those that the cluster tells")
+	c.Flags().StringVar(&dir, "archive", "", "a directory that `redoubt audit archive` wrote, in place of the cluster")
 	return c
+}
+
+// proofOf is the proof as it was sent.
+func proofOf(resp *controlpb.ProveRecordResponse) (proof tlog.RecordProof, _ error) {
+	for _, b := range resp.GetProof() {
+		if len(b) != tlog.HashSize {
+			return nil, fmt.Errorf("a hash of the proof has %d bytes", len(b))
+		}
+		proof = append(proof, tlog.Hash(b))
+	}
+	return proof, nil
 }
 
 // proved follows a proof.
 func proved(resp *controlpb.ProveRecordResponse, n uint64) (provedJSON, error) {
 	rec := resp.GetRecord()
 	v := provedJSON{Number: rec.GetNumber(), Clock: rec.GetClock(), Record: rec.GetRecord(), Leaf: leafOf(rec), Size: resp.GetSize(), Root: hex.EncodeToString(resp.GetRoot())}
-	var proof tlog.RecordProof
+	proof, err := proofOf(resp)
+	if err != nil {
+		return v, failf(ExitError, "what the leader sent does not prove record %d: %v", n, err)
+	}
 	var root tlog.Hash
 	copy(root[:], resp.GetRoot())
-	for _, h := range resp.GetProof() {
-		var p tlog.Hash
-		copy(p[:], h)
-		proof, v.Proof = append(proof, p), append(v.Proof, hex.EncodeToString(h))
+	for _, h := range proof {
+		v.Proof = append(v.Proof, hex.EncodeToString(h[:]))
 	}
 	if rec.GetNumber() != n || n >= resp.GetSize() || resp.GetSize() > auditlog.MaxEntries ||
 		tlog.CheckRecord(proof, int64(resp.GetSize()), root, int64(n), entryOf(rec).Hash()) != nil {
 		return v, failf(ExitError, "what the leader sent does not prove record %d: see `redoubt audit verify`", n)
 	}
-	var err error
 	v.Shown, err = recordOf(rec)
 	return v, err
 }

@@ -21,6 +21,8 @@ const (
 	verifyTimeout = 3 * time.Minute
 	recordsPause  = time.Second
 	maxRecords    = 1024
+	// archiveTimeout bounds the work with a whole archive of the audit log.
+	archiveTimeout = 12 * time.Hour
 	// maxCheckpointKeys bounds a file with keys of the audit log, and maxFault what a
 	// manager says of it.
 	maxCheckpointKeys = 256 << 10

@@ -45,7 +45,13 @@ func (s *Server) ListRecords(ctx context.Context, req *controlpb.ListRecordsRequ
 	resp := &controlpb.ListRecordsResponse{Size: r.Log.Size()}
 	from := req.GetFrom()
 	if req.GetNewest() {
-		from = resp.Size - min(count, resp.Size)
+		dropped, err := s.droppedRecords()
+		if err != nil {
+			return nil, err
+		}
+		from = max(resp.Size-min(count, resp.Size), dropped)
+	} else if err := s.whereDropped(from); err != nil && from < resp.Size {
+		return nil, err
 	}
 	for n, size := from, 0; n < resp.Size && n-from < count && size < maxRecordsBytes; n++ {
 		e, err := r.Entry(n)
@@ -82,6 +88,9 @@ func (s *Server) ProveRecord(ctx context.Context, req *controlpb.ProveRecordRequ
 	if req.GetNumber() >= size {
 		return nil, apierr.NotFound("", "the audit log has no record %d: it has %d", req.GetNumber(), size)
 	}
+	if err := s.whereDropped(req.GetNumber()); err != nil {
+		return nil, err
+	}
 	var root auditlog.Hash
 	var proof tlog.RecordProof
 	e, err := r.Entry(req.GetNumber())
@@ -109,6 +118,12 @@ func (s *Server) VerifyRecords(ctx context.Context, req *controlpb.VerifyRecords
 	}
 	size := r.Log.Size()
 	resp := &controlpb.VerifyRecordsResponse{Size: size}
+	if err := s.c.Store.View(func(r *raftstore.ReadTx) error {
+		resp.Retention = retentionView(r)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
 	own, err := Records(ctx, s.c.Store, size, true)
 	if err != nil {
 		return nil, err
@@ -177,17 +192,32 @@ func (s *Server) firstForked(ctx context.Context, resp *controlpb.VerifyRecordsR
 // another manager; of all of them they have different roots.
 func (s *Server) firstOther(ctx context.Context, good, bad string, size uint64) (uint64, error) {
 	same, other := uint64(0), size // of so many the roots are the same, of so many they are not
+	at := func(n uint64) (bool, error) {
+		a, err := s.askRoot(ctx, good, n)
+		if err != nil {
+			return false, err
+		}
+		b, err := s.askRoot(ctx, bad, n)
+		return bytes.Equal(a, b), err
+	}
+	dropped, err := s.droppedRecords() // where nobody has a root but at the end of a segment
+	if err != nil {
+		return 0, err
+	}
+	if dropped > 0 && dropped < size {
+		if ok, err := at(dropped); err != nil {
+			return 0, err
+		} else if ok {
+			same = dropped
+		}
+	}
 	for other-same > 1 {
 		half := same + (other-same)/2
-		a, err := s.askRoot(ctx, good, half)
+		ok, err := at(half)
 		if err != nil {
 			return 0, err
 		}
-		b, err := s.askRoot(ctx, bad, half)
-		if err != nil {
-			return 0, err
-		}
-		if bytes.Equal(a, b) {
+		if ok {
 			same = half
 		} else {
 			other = half
@@ -243,7 +273,14 @@ func Records(ctx context.Context, store *raftstore.Store, size uint64, verify bo
 	if !verify {
 		return m, nil
 	}
-	missing, err := store.MissingRecords()
+	var dropped uint64
+	if err := store.View(func(r *raftstore.ReadTx) error {
+		dropped = pkistore.DroppedSegments(r)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	missing, err := store.MissingRecords(dropped)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 
 	"google.golang.org/grpc/status"
@@ -37,7 +38,7 @@ func (s *Server) GetCheckpoint(ctx context.Context, req *controlpb.GetCheckpoint
 			n, _ := pkistore.Nodes.Get(r, d.GetNodeId())
 			resp.Dissents = append(resp.Dissents, &controlpb.Dissent{Id: d.GetNodeId(), Name: n.GetName(), Reason: d.GetReason(), Forked: d.GetForked()})
 		}
-		resp.Keys = auditKeys(r)
+		resp.Keys, resp.Retention = auditKeys(r), retentionView(r)
 		return nil
 	}); err != nil {
 		return nil, err
@@ -61,6 +62,12 @@ func (s *Server) holdAgainst(ctx context.Context, r *auditlog.Reader, req *contr
 		return apierr.Invalid("", "a root of the audit log has 32 bytes")
 	case size > resp.GetSize():
 		resp.Unproved = "there are fewer records than then"
+		return nil
+	}
+	if dropped, err := s.droppedRecords(); err != nil {
+		return err
+	} else if size < dropped && size%auditlog.SegmentEntries != 0 {
+		resp.Unproved = fmt.Sprintf("the records around the %dth were dropped, which an archive has: hold the checkpoint against that, with --archive", size)
 		return nil
 	}
 	proof, err := r.ProveTree(size, resp.GetSize())

@@ -105,7 +105,11 @@ func (s *Server) lastBackup(ctx context.Context, since time.Time) (time.Time, er
 	if err != nil {
 		return time.Time{}, err
 	}
-	for n := log.Log.Size(); n > 0 && ctx.Err() == nil; n-- {
+	dropped, err := s.droppedRecords()
+	if err != nil {
+		return time.Time{}, err
+	}
+	for n := log.Log.Size(); n > dropped && ctx.Err() == nil; n-- {
 		e, err := log.Entry(n - 1)
 		if err != nil {
 			return time.Time{}, err

@@ -109,6 +109,12 @@ const (
 	maxEKCA      = 4096
 	maxPCRValues = 16
 
+	// Of the audit log: how long records are kept before they may be dropped, where nobody
+	// said and at most, and how often that is done.
+	defaultRetention = 90 * 24 * time.Hour
+	maxRetention     = 36500 * 24 * time.Hour
+	maxDrops         = 4096
+
 	// maxWitnesses is how many witnesses outside of the cluster are shown the audit log.
 	maxWitnesses = 8
 

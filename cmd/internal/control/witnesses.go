@@ -166,6 +166,10 @@ func (s *Server) witnesses(ctx context.Context) (out []checks.Witness, err error
 	if err != nil {
 		return nil, err
 	}
+	dropped, err := s.droppedRecords()
+	if err != nil {
+		return nil, err
+	}
 	for _, row := range rows {
 		w := checks.Witness{Name: row.w.GetId(), Failure: row.l.GetFailure()}
 		if row.l.GetIncarnation() == incarnation && row.l.GetLine() != "" {
@@ -175,7 +179,7 @@ func (s *Server) witnesses(ctx context.Context) (out []checks.Witness, err error
 			w.Alarm, w.AlarmAt = a.GetReason(), time.Unix(a.GetAt(), 0)
 		}
 		if w.Size < log.Log.Size() {
-			e, err := log.Entry(w.Size)
+			e, err := log.Entry(max(w.Size, dropped))
 			if err != nil {
 				return nil, err
 			}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 )
 
@@ -106,24 +109,50 @@ func (s witnessServer) Segment(_ context.Context, req *pkipb.SegmentRequest) (*p
 	return &pkipb.SegmentResponse{Segment: segment.Encode()}, nil
 }
 
-// fetchRecords gets what this manager lacks of the audit log from the others, as
-// one does whose state came with a snapshot.
-func (m *managerState) fetchRecords(ctx context.Context) error {
+// keepRecords has this manager's files of the audit log be those that it should have:
+// what was dropped goes, and what it lacks it gets from the others, as one does whose
+// state came with a snapshot.
+func (m *managerState) keepRecords(ctx context.Context) error {
 	for {
-		lacks, err := m.store.MissingRecords()
+		w, err := m.store.Watch(nil, pkistore.AuditRetention) // before it is read
 		if err != nil {
 			return err
 		}
-		for _, n := range lacks {
-			if err := m.fetchSegment(ctx, n); err != nil {
-				m.n.log.Warn("a part of the audit log is not here, and was not found at another manager", "segment", n, "lacking", len(lacks), "err", err)
-				break // the next one would be no better
-			}
+		err = m.sortRecords(ctx)
+		if err == nil {
+			look, cancel := context.WithTimeout(ctx, lackInterval)
+			_, _ = w.Next(look) // a change, or a minute
+			cancel()
 		}
-		if sleep(ctx, lackInterval) != nil {
-			return ctx.Err()
+		w.Close()
+		if err = cmp.Or(err, ctx.Err()); err != nil {
+			return err
 		}
 	}
+}
+
+func (m *managerState) sortRecords(ctx context.Context) error {
+	var dropped uint64
+	if err := m.store.View(func(r *raftstore.ReadTx) error {
+		dropped = pkistore.DroppedSegments(r)
+		return nil
+	}); err != nil {
+		return err
+	}
+	if err := m.store.DropRecords(dropped); err != nil {
+		m.n.log.Warn("files of the audit log that were dropped are still here", "before_segment", dropped, "err", err)
+	}
+	lacks, err := m.store.MissingRecords(dropped)
+	if err != nil {
+		return err
+	}
+	for _, n := range lacks {
+		if err := m.fetchSegment(ctx, n); err != nil {
+			m.n.log.Warn("a part of the audit log is not here, and was not found at another manager", "segment", n, "lacking", len(lacks), "err", err)
+			break // the next one would be no better
+		}
+	}
+	return nil
 }
 
 // fetchSegment asks one manager after another.

@@ -58,6 +58,7 @@ var withKeyd = map[string]string{
 	"Secrets.CreateSecret": "keyd opens it", "Secrets.UpdateSecret": "keyd opens it", "Secrets.RemoveSecret": "keyd opened it",
 	"Control.PromoteNode": "the node does it, with a token", "Control.RotateMeshKey": "the node has to be there", "Control.DemoteNode": "keyd makes a keyset", "Admission.DecidePending": "a machine has to wait",
 	"Compliance.SignCompliance": "keyd signs, and TestSignedReports looks for the record",
+	"Audit.DropRecords":         "there are no segments in files, and TestAuditArchive looks for the record",
 	"Waivers.ApproveWaiver":     "a person does it, and TestCompliance looks for the record",
 	"Control.ExplainPolicy":     "only tells what would be", "ImagePolicy.CheckImage": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
 }
@@ -120,6 +121,7 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Revocation.AllowIdentity", &controlpb.AllowIdentityRequest{Identity: "spiffe://" + w.ca.ClusterID + "/svc/default/web"}},
 		{"Audit.SetWitness", &controlpb.SetWitnessRequest{Url: "https://witness.example", Key: "witness.example/w1+e42b2f2c+BDtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop"}},
 		{"Audit.RemoveWitness", &controlpb.RemoveWitnessRequest{Name: "witness.example/w1"}},
+		{"Audit.SetRetention", &controlpb.SetRetentionRequest{Keep: proto.Int64(86400)}},
 		{"Waivers.CreateWaiver", &controlpb.CreateWaiverRequest{Control: "autolock-on", Node: "worker", Reason: "it moves", ExpiresAt: time.Now().Add(time.Hour).Unix(), Approver: "mallory", Evidence: []string{"seen"}}},
 		{"Waivers.RemoveWaiver", &controlpb.RemoveWaiverRequest{}},
 		{"Compliance.SetComplianceSchedule", &controlpb.SetComplianceScheduleRequest{Every: 86400}},

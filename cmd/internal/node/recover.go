@@ -13,6 +13,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
@@ -64,7 +65,14 @@ func (m *managerState) recover(ctx context.Context, k *keys, boot *pki.Credentia
 	err := raftstore.Import(m.n.storeConfig(k.ring, next), pr, func(d *raftstore.Draft) (raftstore.Position, error) {
 		<-salvaged
 		self := m.n.who()
-		if err := d.CopyRecords(m.store); err != nil {
+		var dropped uint64
+		if err := d.View(func(r *raftstore.ReadTx) error {
+			dropped = pkistore.DroppedSegments(r)
+			return nil
+		}); err != nil {
+			return at, err
+		}
+		if err := d.CopyRecords(m.store, dropped); err != nil {
 			return at, err
 		}
 		return at, beginIncarnation(ctx, d, next, &self, m.creds.Chain(), boot.Chain())

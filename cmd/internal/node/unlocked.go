@@ -195,7 +195,7 @@ func (n *Node) serveUnlocked(ctx context.Context, p *port.Port, boot *pki.Creden
 	g.Go(func() error { return n.serveLock(ctx, p, az, boot, m) })
 	g.Go(func() error { return m.serveWitness(ctx, p, az) })
 	g.Go(func() error { return m.followWitness(ctx) })
-	g.Go(func() error { return m.fetchRecords(ctx) })
+	g.Go(func() error { return m.keepRecords(ctx) })
 	g.Go(func() error { return m.carryJournal(ctx) })
 	g.Go(func() error { return m.denials.Run(ctx) })
 	g.Go(func() error { return m.serve(ctx, p, az) })

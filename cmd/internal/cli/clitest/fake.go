@@ -72,6 +72,9 @@ type Node struct {
 	waiting   []*controlpb.ApprovalView
 	images    []byte // the image policy
 	slots     *keydpb.SlotSet
+	long      int   // segments of the audit log before its records
+	keep      int64 // seconds that records are kept
+	drops     []*controlpb.DropView
 	away      bool // a manager is away
 	dying     bool // a manager goes away when the key is rotated
 	leader    bool
@@ -91,7 +94,7 @@ type Node struct {
 func New(state string) (*Node, error) {
 	n := &Node{
 		Key: autolock.NewOperatorKey(), phase: controlpb.NodePhase_NODE_PHASE_ACTIVE, role: profilepb.Role_ROLE_MANAGER,
-		cluster: ident.New(), id: ident.New(), leader: true,
+		cluster: ident.New(), id: ident.New(), leader: true, keep: 90 * 86400,
 	}
 	var err error
 	if n.master, err = seal.NewMaster(n.cluster, 1, make([]byte, 32)); err != nil {
@@ -121,6 +124,8 @@ func New(state string) (*Node, error) {
 		n.phase = controlpb.NodePhase_NODE_PHASE_BROKEN
 	case "leaderless":
 		n.leader = false
+	case "long":
+		n.long = 2
 	case "away":
 		n.away = true
 	case "dying":

@@ -392,6 +392,7 @@ type GetCheckpointResponse struct {
 	Dissents []*Dissent `protobuf:"bytes,4,rep,name=dissents,proto3" json:"dissents,omitempty"`
 	// All witnesses outside of the cluster, whether they cosigned it or not.
 	Witnesses     []*WitnessView `protobuf:"bytes,5,rep,name=witnesses,proto3" json:"witnesses,omitempty"`
+	Retention     *RetentionView `protobuf:"bytes,6,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -457,6 +458,13 @@ func (x *GetCheckpointResponse) GetDissents() []*Dissent {
 func (x *GetCheckpointResponse) GetWitnesses() []*WitnessView {
 	if x != nil {
 		return x.Witnesses
+	}
+	return nil
+}
+
+func (x *GetCheckpointResponse) GetRetention() *RetentionView {
+	if x != nil {
+		return x.Retention
 	}
 	return nil
 }
@@ -592,8 +600,9 @@ type VerifyRecordsResponse struct {
 	Managers []*ManagerRecords `protobuf:"bytes,3,rep,name=managers,proto3" json:"managers,omitempty"`
 	// That the leader's log begins with the one whose root was kept (RFC 6962, section
 	// 2.1.2); or why that cannot be proved.
-	Proof         [][]byte `protobuf:"bytes,4,rep,name=proof,proto3" json:"proof,omitempty"`
-	Unproved      string   `protobuf:"bytes,5,opt,name=unproved,proto3" json:"unproved,omitempty"`
+	Proof         [][]byte       `protobuf:"bytes,4,rep,name=proof,proto3" json:"proof,omitempty"`
+	Unproved      string         `protobuf:"bytes,5,opt,name=unproved,proto3" json:"unproved,omitempty"`
+	Retention     *RetentionView `protobuf:"bytes,6,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -663,6 +672,327 @@ func (x *VerifyRecordsResponse) GetUnproved() string {
 	return ""
 }
 
+func (x *VerifyRecordsResponse) GetRetention() *RetentionView {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
+// RetentionView is what managers keep.
+type RetentionView struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Seconds that each segment is kept at least.
+	Keep int64 `protobuf:"varint,1,opt,name=keep,proto3" json:"keep,omitempty"`
+	// What was dropped: each begins where the one before ended.
+	Drops         []*DropView `protobuf:"bytes,2,rep,name=drops,proto3" json:"drops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetentionView) Reset() {
+	*x = RetentionView{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetentionView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetentionView) ProtoMessage() {}
+
+func (x *RetentionView) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetentionView.ProtoReflect.Descriptor instead.
+func (*RetentionView) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RetentionView) GetKeep() int64 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *RetentionView) GetDrops() []*DropView {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+type DropView struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The segments from first on and before next.
+	First uint64 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Next  uint64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	// Unix seconds.
+	At int64 `protobuf:"varint,3,opt,name=at,proto3" json:"at,omitempty"`
+	// Who had it dropped, in words, and the call's id in the audit log.
+	By            string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Request       string `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropView) Reset() {
+	*x = DropView{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropView) ProtoMessage() {}
+
+func (x *DropView) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropView.ProtoReflect.Descriptor instead.
+func (*DropView) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DropView) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *DropView) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *DropView) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *DropView) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *DropView) GetRequest() string {
+	if x != nil {
+		return x.Request
+	}
+	return ""
+}
+
+type DropRecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The segments from first on, which is the oldest that was not dropped, and before
+	// next.
+	First uint64 `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
+	Next  uint64 `protobuf:"varint,2,opt,name=next,proto3" json:"next,omitempty"`
+	// Digest of the roots of these segments, as the caller has them; see docs/formats.md.
+	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropRecordsRequest) Reset() {
+	*x = DropRecordsRequest{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropRecordsRequest) ProtoMessage() {}
+
+func (x *DropRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropRecordsRequest.ProtoReflect.Descriptor instead.
+func (*DropRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DropRecordsRequest) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *DropRecordsRequest) GetNext() uint64 {
+	if x != nil {
+		return x.Next
+	}
+	return 0
+}
+
+func (x *DropRecordsRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+type DropRecordsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropRecordsResponse) Reset() {
+	*x = DropRecordsResponse{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropRecordsResponse) ProtoMessage() {}
+
+func (x *DropRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropRecordsResponse.ProtoReflect.Descriptor instead.
+func (*DropRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{13}
+}
+
+type SetRetentionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Seconds.
+	Keep          *int64 `protobuf:"varint,1,opt,name=keep,proto3,oneof" json:"keep,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetRetentionRequest) Reset() {
+	*x = SetRetentionRequest{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetRetentionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetRetentionRequest) ProtoMessage() {}
+
+func (x *SetRetentionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetRetentionRequest.ProtoReflect.Descriptor instead.
+func (*SetRetentionRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SetRetentionRequest) GetKeep() int64 {
+	if x != nil && x.Keep != nil {
+		return *x.Keep
+	}
+	return 0
+}
+
+type SetRetentionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetRetentionResponse) Reset() {
+	*x = SetRetentionResponse{}
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetRetentionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetRetentionResponse) ProtoMessage() {}
+
+func (x *SetRetentionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetRetentionResponse.ProtoReflect.Descriptor instead.
+func (*SetRetentionResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{15}
+}
+
 // ManagerRecords is what one manager has.
 type ManagerRecords struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -674,7 +1004,7 @@ type ManagerRecords struct {
 	Root []byte `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
 	// What is wrong with what it has.
 	Fault string `protobuf:"bytes,5,opt,name=fault,proto3" json:"fault,omitempty"`
-	// Older segments, of 1024 records each, that it does not have.
+	// Older segments, of 1024 records each, that it does not have and that were not dropped.
 	Missing uint64 `protobuf:"varint,6,opt,name=missing,proto3" json:"missing,omitempty"`
 	// Whether its root is another than the one that most have, and the first record
 	// that is another.
@@ -690,7 +1020,7 @@ type ManagerRecords struct {
 
 func (x *ManagerRecords) Reset() {
 	*x = ManagerRecords{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +1032,7 @@ func (x *ManagerRecords) String() string {
 func (*ManagerRecords) ProtoMessage() {}
 
 func (x *ManagerRecords) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +1045,7 @@ func (x *ManagerRecords) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerRecords.ProtoReflect.Descriptor instead.
 func (*ManagerRecords) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{10}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ManagerRecords) GetId() string {
@@ -802,7 +1132,7 @@ type SetWitnessRequest struct {
 
 func (x *SetWitnessRequest) Reset() {
 	*x = SetWitnessRequest{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1144,7 @@ func (x *SetWitnessRequest) String() string {
 func (*SetWitnessRequest) ProtoMessage() {}
 
 func (x *SetWitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1157,7 @@ func (x *SetWitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWitnessRequest.ProtoReflect.Descriptor instead.
 func (*SetWitnessRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{11}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetWitnessRequest) GetUrl() string {
@@ -861,7 +1191,7 @@ type SetWitnessResponse struct {
 
 func (x *SetWitnessResponse) Reset() {
 	*x = SetWitnessResponse{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1203,7 @@ func (x *SetWitnessResponse) String() string {
 func (*SetWitnessResponse) ProtoMessage() {}
 
 func (x *SetWitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1216,7 @@ func (x *SetWitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetWitnessResponse.ProtoReflect.Descriptor instead.
 func (*SetWitnessResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{12}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetWitnessResponse) GetName() string {
@@ -905,7 +1235,7 @@ type RemoveWitnessRequest struct {
 
 func (x *RemoveWitnessRequest) Reset() {
 	*x = RemoveWitnessRequest{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1247,7 @@ func (x *RemoveWitnessRequest) String() string {
 func (*RemoveWitnessRequest) ProtoMessage() {}
 
 func (x *RemoveWitnessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1260,7 @@ func (x *RemoveWitnessRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveWitnessRequest.ProtoReflect.Descriptor instead.
 func (*RemoveWitnessRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{13}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RemoveWitnessRequest) GetName() string {
@@ -948,7 +1278,7 @@ type RemoveWitnessResponse struct {
 
 func (x *RemoveWitnessResponse) Reset() {
 	*x = RemoveWitnessResponse{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1290,7 @@ func (x *RemoveWitnessResponse) String() string {
 func (*RemoveWitnessResponse) ProtoMessage() {}
 
 func (x *RemoveWitnessResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1303,7 @@ func (x *RemoveWitnessResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveWitnessResponse.ProtoReflect.Descriptor instead.
 func (*RemoveWitnessResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{14}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{20}
 }
 
 type ListWitnessesRequest struct {
@@ -984,7 +1314,7 @@ type ListWitnessesRequest struct {
 
 func (x *ListWitnessesRequest) Reset() {
 	*x = ListWitnessesRequest{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -996,7 +1326,7 @@ func (x *ListWitnessesRequest) String() string {
 func (*ListWitnessesRequest) ProtoMessage() {}
 
 func (x *ListWitnessesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1009,7 +1339,7 @@ func (x *ListWitnessesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWitnessesRequest.ProtoReflect.Descriptor instead.
 func (*ListWitnessesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{15}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{21}
 }
 
 type ListWitnessesResponse struct {
@@ -1024,7 +1354,7 @@ type ListWitnessesResponse struct {
 
 func (x *ListWitnessesResponse) Reset() {
 	*x = ListWitnessesResponse{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1366,7 @@ func (x *ListWitnessesResponse) String() string {
 func (*ListWitnessesResponse) ProtoMessage() {}
 
 func (x *ListWitnessesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1379,7 @@ func (x *ListWitnessesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWitnessesResponse.ProtoReflect.Descriptor instead.
 func (*ListWitnessesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{16}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListWitnessesResponse) GetWitnesses() []*WitnessView {
@@ -1090,7 +1420,7 @@ type WitnessView struct {
 
 func (x *WitnessView) Reset() {
 	*x = WitnessView{}
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1432,7 @@ func (x *WitnessView) String() string {
 func (*WitnessView) ProtoMessage() {}
 
 func (x *WitnessView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlpb_audit_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1445,7 @@ func (x *WitnessView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessView.ProtoReflect.Descriptor instead.
 func (*WitnessView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{17}
+	return file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WitnessView) GetName() string {
@@ -1222,13 +1552,14 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x04root\x18\x03 \x01(\fR\x04root\x12\x14\n" +
 	"\x05proof\x18\x04 \x03(\fR\x05proof\"0\n" +
 	"\x14GetCheckpointRequest\x12\x18\n" +
-	"\awitness\x18\x01 \x01(\tR\awitness\"\xcb\x01\n" +
+	"\awitness\x18\x01 \x01(\tR\awitness\"\x8c\x02\n" +
 	"\x15GetCheckpointResponse\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\fR\x04note\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04keys\x18\x03 \x03(\tR\x04keys\x127\n" +
 	"\bdissents\x18\x04 \x03(\v2\x1b.redoubt.control.v1.DissentR\bdissents\x12=\n" +
-	"\twitnesses\x18\x05 \x03(\v2\x1f.redoubt.control.v1.WitnessViewR\twitnesses\"]\n" +
+	"\twitnesses\x18\x05 \x03(\v2\x1f.redoubt.control.v1.WitnessViewR\twitnesses\x12?\n" +
+	"\tretention\x18\x06 \x01(\v2!.redoubt.control.v1.RetentionViewR\tretention\"]\n" +
 	"\aDissent\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1236,13 +1567,32 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\x06forked\x18\x04 \x01(\bR\x06forked\"P\n" +
 	"\x14VerifyRecordsRequest\x12\x1b\n" +
 	"\tkept_size\x18\x01 \x01(\x04R\bkeptSize\x12\x1b\n" +
-	"\tkept_root\x18\x02 \x01(\fR\bkeptRoot\"\xb1\x01\n" +
+	"\tkept_root\x18\x02 \x01(\fR\bkeptRoot\"\xf2\x01\n" +
 	"\x15VerifyRecordsResponse\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12>\n" +
 	"\bmanagers\x18\x03 \x03(\v2\".redoubt.control.v1.ManagerRecordsR\bmanagers\x12\x14\n" +
 	"\x05proof\x18\x04 \x03(\fR\x05proof\x12\x1a\n" +
-	"\bunproved\x18\x05 \x01(\tR\bunproved\"\xab\x02\n" +
+	"\bunproved\x18\x05 \x01(\tR\bunproved\x12?\n" +
+	"\tretention\x18\x06 \x01(\v2!.redoubt.control.v1.RetentionViewR\tretention\"W\n" +
+	"\rRetentionView\x12\x12\n" +
+	"\x04keep\x18\x01 \x01(\x03R\x04keep\x122\n" +
+	"\x05drops\x18\x02 \x03(\v2\x1c.redoubt.control.v1.DropViewR\x05drops\"n\n" +
+	"\bDropView\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\x03R\x02at\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x18\n" +
+	"\arequest\x18\x05 \x01(\tR\arequest\"V\n" +
+	"\x12DropRecordsRequest\x12\x14\n" +
+	"\x05first\x18\x01 \x01(\x04R\x05first\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\x04R\x04next\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"\x15\n" +
+	"\x13DropRecordsResponse\"7\n" +
+	"\x13SetRetentionRequest\x12\x17\n" +
+	"\x04keep\x18\x01 \x01(\x03H\x00R\x04keep\x88\x01\x01B\a\n" +
+	"\x05_keep\"\x16\n" +
+	"\x14SetRetentionResponse\"\xab\x02\n" +
 	"\x0eManagerRecords\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -1281,7 +1631,7 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\tfailed_at\x18\t \x01(\x03R\bfailedAt\x12\x14\n" +
 	"\x05alarm\x18\n" +
 	" \x01(\tR\x05alarm\x12\x19\n" +
-	"\balarm_at\x18\v \x01(\x03R\aalarmAt2\x83\a\n" +
+	"\balarm_at\x18\v \x01(\x03R\aalarmAt2\x86\t\n" +
 	"\x05Audit\x12w\n" +
 	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x17\x9a\xe5\x18\x13\n" +
 	"\x03\x05\t\n" +
@@ -1300,7 +1650,16 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\rVerifyRecords\x12(.redoubt.control.v1.VerifyRecordsRequest\x1a).redoubt.control.v1.VerifyRecordsResponse\"\x19\x9a\xe5\x18\x15\n" +
 	"\x03\x05\t\n" +
 	"\x12\x0e\n" +
-	"\faudit.verify\x12{\n" +
+	"\faudit.verify\x12y\n" +
+	"\vDropRecords\x12&.redoubt.control.v1.DropRecordsRequest\x1a'.redoubt.control.v1.DropRecordsResponse\"\x19\x9a\xe5\x18\x15\n" +
+	"\x03\x05\t\n" +
+	"\x12\x0e\n" +
+	"\n" +
+	"audit.drop0\x01\x12\x85\x01\n" +
+	"\fSetRetention\x12'.redoubt.control.v1.SetRetentionRequest\x1a(.redoubt.control.v1.SetRetentionResponse\"\"\x9a\xe5\x18\x1e\n" +
+	"\x03\x05\t\n" +
+	"\x12\x17\n" +
+	"\x13audit.set-retention0\x01\x12{\n" +
 	"\n" +
 	"SetWitness\x12%.redoubt.control.v1.SetWitnessRequest\x1a&.redoubt.control.v1.SetWitnessResponse\"\x1e\x9a\xe5\x18\x1a\n" +
 	"\x03\x05\t\n" +
@@ -1327,7 +1686,7 @@ func file_cmd_internal_control_controlpb_audit_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlpb_audit_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_cmd_internal_control_controlpb_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_cmd_internal_control_controlpb_audit_proto_goTypes = []any{
 	(*ListRecordsRequest)(nil),    // 0: redoubt.control.v1.ListRecordsRequest
 	(*ListRecordsResponse)(nil),   // 1: redoubt.control.v1.ListRecordsResponse
@@ -1339,41 +1698,54 @@ var file_cmd_internal_control_controlpb_audit_proto_goTypes = []any{
 	(*Dissent)(nil),               // 7: redoubt.control.v1.Dissent
 	(*VerifyRecordsRequest)(nil),  // 8: redoubt.control.v1.VerifyRecordsRequest
 	(*VerifyRecordsResponse)(nil), // 9: redoubt.control.v1.VerifyRecordsResponse
-	(*ManagerRecords)(nil),        // 10: redoubt.control.v1.ManagerRecords
-	(*SetWitnessRequest)(nil),     // 11: redoubt.control.v1.SetWitnessRequest
-	(*SetWitnessResponse)(nil),    // 12: redoubt.control.v1.SetWitnessResponse
-	(*RemoveWitnessRequest)(nil),  // 13: redoubt.control.v1.RemoveWitnessRequest
-	(*RemoveWitnessResponse)(nil), // 14: redoubt.control.v1.RemoveWitnessResponse
-	(*ListWitnessesRequest)(nil),  // 15: redoubt.control.v1.ListWitnessesRequest
-	(*ListWitnessesResponse)(nil), // 16: redoubt.control.v1.ListWitnessesResponse
-	(*WitnessView)(nil),           // 17: redoubt.control.v1.WitnessView
+	(*RetentionView)(nil),         // 10: redoubt.control.v1.RetentionView
+	(*DropView)(nil),              // 11: redoubt.control.v1.DropView
+	(*DropRecordsRequest)(nil),    // 12: redoubt.control.v1.DropRecordsRequest
+	(*DropRecordsResponse)(nil),   // 13: redoubt.control.v1.DropRecordsResponse
+	(*SetRetentionRequest)(nil),   // 14: redoubt.control.v1.SetRetentionRequest
+	(*SetRetentionResponse)(nil),  // 15: redoubt.control.v1.SetRetentionResponse
+	(*ManagerRecords)(nil),        // 16: redoubt.control.v1.ManagerRecords
+	(*SetWitnessRequest)(nil),     // 17: redoubt.control.v1.SetWitnessRequest
+	(*SetWitnessResponse)(nil),    // 18: redoubt.control.v1.SetWitnessResponse
+	(*RemoveWitnessRequest)(nil),  // 19: redoubt.control.v1.RemoveWitnessRequest
+	(*RemoveWitnessResponse)(nil), // 20: redoubt.control.v1.RemoveWitnessResponse
+	(*ListWitnessesRequest)(nil),  // 21: redoubt.control.v1.ListWitnessesRequest
+	(*ListWitnessesResponse)(nil), // 22: redoubt.control.v1.ListWitnessesResponse
+	(*WitnessView)(nil),           // 23: redoubt.control.v1.WitnessView
 }
 var file_cmd_internal_control_controlpb_audit_proto_depIdxs = []int32{
 	2,  // 0: redoubt.control.v1.ListRecordsResponse.records:type_name -> redoubt.control.v1.RecordView
 	2,  // 1: redoubt.control.v1.ProveRecordResponse.record:type_name -> redoubt.control.v1.RecordView
 	7,  // 2: redoubt.control.v1.GetCheckpointResponse.dissents:type_name -> redoubt.control.v1.Dissent
-	17, // 3: redoubt.control.v1.GetCheckpointResponse.witnesses:type_name -> redoubt.control.v1.WitnessView
-	10, // 4: redoubt.control.v1.VerifyRecordsResponse.managers:type_name -> redoubt.control.v1.ManagerRecords
-	17, // 5: redoubt.control.v1.ListWitnessesResponse.witnesses:type_name -> redoubt.control.v1.WitnessView
-	0,  // 6: redoubt.control.v1.Audit.ListRecords:input_type -> redoubt.control.v1.ListRecordsRequest
-	3,  // 7: redoubt.control.v1.Audit.ProveRecord:input_type -> redoubt.control.v1.ProveRecordRequest
-	5,  // 8: redoubt.control.v1.Audit.GetCheckpoint:input_type -> redoubt.control.v1.GetCheckpointRequest
-	8,  // 9: redoubt.control.v1.Audit.VerifyRecords:input_type -> redoubt.control.v1.VerifyRecordsRequest
-	11, // 10: redoubt.control.v1.Audit.SetWitness:input_type -> redoubt.control.v1.SetWitnessRequest
-	13, // 11: redoubt.control.v1.Audit.RemoveWitness:input_type -> redoubt.control.v1.RemoveWitnessRequest
-	15, // 12: redoubt.control.v1.Audit.ListWitnesses:input_type -> redoubt.control.v1.ListWitnessesRequest
-	1,  // 13: redoubt.control.v1.Audit.ListRecords:output_type -> redoubt.control.v1.ListRecordsResponse
-	4,  // 14: redoubt.control.v1.Audit.ProveRecord:output_type -> redoubt.control.v1.ProveRecordResponse
-	6,  // 15: redoubt.control.v1.Audit.GetCheckpoint:output_type -> redoubt.control.v1.GetCheckpointResponse
-	9,  // 16: redoubt.control.v1.Audit.VerifyRecords:output_type -> redoubt.control.v1.VerifyRecordsResponse
-	12, // 17: redoubt.control.v1.Audit.SetWitness:output_type -> redoubt.control.v1.SetWitnessResponse
-	14, // 18: redoubt.control.v1.Audit.RemoveWitness:output_type -> redoubt.control.v1.RemoveWitnessResponse
-	16, // 19: redoubt.control.v1.Audit.ListWitnesses:output_type -> redoubt.control.v1.ListWitnessesResponse
-	13, // [13:20] is the sub-list for method output_type
-	6,  // [6:13] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	23, // 3: redoubt.control.v1.GetCheckpointResponse.witnesses:type_name -> redoubt.control.v1.WitnessView
+	10, // 4: redoubt.control.v1.GetCheckpointResponse.retention:type_name -> redoubt.control.v1.RetentionView
+	16, // 5: redoubt.control.v1.VerifyRecordsResponse.managers:type_name -> redoubt.control.v1.ManagerRecords
+	10, // 6: redoubt.control.v1.VerifyRecordsResponse.retention:type_name -> redoubt.control.v1.RetentionView
+	11, // 7: redoubt.control.v1.RetentionView.drops:type_name -> redoubt.control.v1.DropView
+	23, // 8: redoubt.control.v1.ListWitnessesResponse.witnesses:type_name -> redoubt.control.v1.WitnessView
+	0,  // 9: redoubt.control.v1.Audit.ListRecords:input_type -> redoubt.control.v1.ListRecordsRequest
+	3,  // 10: redoubt.control.v1.Audit.ProveRecord:input_type -> redoubt.control.v1.ProveRecordRequest
+	5,  // 11: redoubt.control.v1.Audit.GetCheckpoint:input_type -> redoubt.control.v1.GetCheckpointRequest
+	8,  // 12: redoubt.control.v1.Audit.VerifyRecords:input_type -> redoubt.control.v1.VerifyRecordsRequest
+	12, // 13: redoubt.control.v1.Audit.DropRecords:input_type -> redoubt.control.v1.DropRecordsRequest
+	14, // 14: redoubt.control.v1.Audit.SetRetention:input_type -> redoubt.control.v1.SetRetentionRequest
+	17, // 15: redoubt.control.v1.Audit.SetWitness:input_type -> redoubt.control.v1.SetWitnessRequest
+	19, // 16: redoubt.control.v1.Audit.RemoveWitness:input_type -> redoubt.control.v1.RemoveWitnessRequest
+	21, // 17: redoubt.control.v1.Audit.ListWitnesses:input_type -> redoubt.control.v1.ListWitnessesRequest
+	1,  // 18: redoubt.control.v1.Audit.ListRecords:output_type -> redoubt.control.v1.ListRecordsResponse
+	4,  // 19: redoubt.control.v1.Audit.ProveRecord:output_type -> redoubt.control.v1.ProveRecordResponse
+	6,  // 20: redoubt.control.v1.Audit.GetCheckpoint:output_type -> redoubt.control.v1.GetCheckpointResponse
+	9,  // 21: redoubt.control.v1.Audit.VerifyRecords:output_type -> redoubt.control.v1.VerifyRecordsResponse
+	13, // 22: redoubt.control.v1.Audit.DropRecords:output_type -> redoubt.control.v1.DropRecordsResponse
+	15, // 23: redoubt.control.v1.Audit.SetRetention:output_type -> redoubt.control.v1.SetRetentionResponse
+	18, // 24: redoubt.control.v1.Audit.SetWitness:output_type -> redoubt.control.v1.SetWitnessResponse
+	20, // 25: redoubt.control.v1.Audit.RemoveWitness:output_type -> redoubt.control.v1.RemoveWitnessResponse
+	22, // 26: redoubt.control.v1.Audit.ListWitnesses:output_type -> redoubt.control.v1.ListWitnessesResponse
+	18, // [18:27] is the sub-list for method output_type
+	9,  // [9:18] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_audit_proto_init() }
@@ -1381,14 +1753,15 @@ func file_cmd_internal_control_controlpb_audit_proto_init() {
 	if File_cmd_internal_control_controlpb_audit_proto != nil {
 		return
 	}
-	file_cmd_internal_control_controlpb_audit_proto_msgTypes[10].OneofWrappers = []any{}
+	file_cmd_internal_control_controlpb_audit_proto_msgTypes[14].OneofWrappers = []any{}
+	file_cmd_internal_control_controlpb_audit_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_audit_proto_rawDesc), len(file_cmd_internal_control_controlpb_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,8 @@ const (
 	Audit_ProveRecord_FullMethodName   = "/redoubt.control.v1.Audit/ProveRecord"
 	Audit_GetCheckpoint_FullMethodName = "/redoubt.control.v1.Audit/GetCheckpoint"
 	Audit_VerifyRecords_FullMethodName = "/redoubt.control.v1.Audit/VerifyRecords"
+	Audit_DropRecords_FullMethodName   = "/redoubt.control.v1.Audit/DropRecords"
+	Audit_SetRetention_FullMethodName  = "/redoubt.control.v1.Audit/SetRetention"
 	Audit_SetWitness_FullMethodName    = "/redoubt.control.v1.Audit/SetWitness"
 	Audit_RemoveWitness_FullMethodName = "/redoubt.control.v1.Audit/RemoveWitness"
 	Audit_ListWitnesses_FullMethodName = "/redoubt.control.v1.Audit/ListWitnesses"
@@ -43,6 +45,11 @@ type AuditClient interface {
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
 	// Every manager reads all that it has of the log, and all are compared.
 	VerifyRecords(ctx context.Context, in *VerifyRecordsRequest, opts ...grpc.CallOption) (*VerifyRecordsResponse, error)
+	// Has the managers drop their files of the oldest segments, which the caller has
+	// outside of the cluster. Their roots stay.
+	DropRecords(ctx context.Context, in *DropRecordsRequest, opts ...grpc.CallOption) (*DropRecordsResponse, error)
+	// Says how long segments are kept at least.
+	SetRetention(ctx context.Context, in *SetRetentionRequest, opts ...grpc.CallOption) (*SetRetentionResponse, error)
 	// Has a witness outside of the cluster cosign checkpoints. Again, it changes where and
 	// by which key, and ends an alarm of that witness.
 	SetWitness(ctx context.Context, in *SetWitnessRequest, opts ...grpc.CallOption) (*SetWitnessResponse, error)
@@ -99,6 +106,26 @@ func (c *auditClient) VerifyRecords(ctx context.Context, in *VerifyRecordsReques
 	return out, nil
 }
 
+func (c *auditClient) DropRecords(ctx context.Context, in *DropRecordsRequest, opts ...grpc.CallOption) (*DropRecordsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropRecordsResponse)
+	err := c.cc.Invoke(ctx, Audit_DropRecords_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditClient) SetRetention(ctx context.Context, in *SetRetentionRequest, opts ...grpc.CallOption) (*SetRetentionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetRetentionResponse)
+	err := c.cc.Invoke(ctx, Audit_SetRetention_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *auditClient) SetWitness(ctx context.Context, in *SetWitnessRequest, opts ...grpc.CallOption) (*SetWitnessResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(SetWitnessResponse)
@@ -142,6 +169,11 @@ type AuditServer interface {
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
 	// Every manager reads all that it has of the log, and all are compared.
 	VerifyRecords(context.Context, *VerifyRecordsRequest) (*VerifyRecordsResponse, error)
+	// Has the managers drop their files of the oldest segments, which the caller has
+	// outside of the cluster. Their roots stay.
+	DropRecords(context.Context, *DropRecordsRequest) (*DropRecordsResponse, error)
+	// Says how long segments are kept at least.
+	SetRetention(context.Context, *SetRetentionRequest) (*SetRetentionResponse, error)
 	// Has a witness outside of the cluster cosign checkpoints. Again, it changes where and
 	// by which key, and ends an alarm of that witness.
 	SetWitness(context.Context, *SetWitnessRequest) (*SetWitnessResponse, error)
@@ -169,6 +201,12 @@ func (UnimplementedAuditServer) GetCheckpoint(context.Context, *GetCheckpointReq
 }
 func (UnimplementedAuditServer) VerifyRecords(context.Context, *VerifyRecordsRequest) (*VerifyRecordsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyRecords not implemented")
+}
+func (UnimplementedAuditServer) DropRecords(context.Context, *DropRecordsRequest) (*DropRecordsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DropRecords not implemented")
+}
+func (UnimplementedAuditServer) SetRetention(context.Context, *SetRetentionRequest) (*SetRetentionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetRetention not implemented")
 }
 func (UnimplementedAuditServer) SetWitness(context.Context, *SetWitnessRequest) (*SetWitnessResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetWitness not implemented")
@@ -272,6 +310,42 @@ func _Audit_VerifyRecords_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Audit_DropRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropRecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).DropRecords(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_DropRecords_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).DropRecords(ctx, req.(*DropRecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Audit_SetRetention_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetRetentionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServer).SetRetention(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Audit_SetRetention_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServer).SetRetention(ctx, req.(*SetRetentionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Audit_SetWitness_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetWitnessRequest)
 	if err := dec(in); err != nil {
@@ -348,6 +422,14 @@ var Audit_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "VerifyRecords",
 			Handler:    _Audit_VerifyRecords_Handler,
+		},
+		{
+			MethodName: "DropRecords",
+			Handler:    _Audit_DropRecords_Handler,
+		},
+		{
+			MethodName: "SetRetention",
+			Handler:    _Audit_SetRetention_Handler,
 		},
 		{
 			MethodName: "SetWitness",
