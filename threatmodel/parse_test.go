@@ -70,8 +70,8 @@ func TestParseRefuses(t *testing.T) {
 		"unknown in residual":   {`owner: pki, review`, `owners: pki, review`, `unknown key "owners"`},
 		"key twice":             {"    effect: prevents\n", "    effect: prevents\n    effect: limits\n", `mapping key "effect" already defined`},
 		"package twice":         {"      pki: [TestJoin, TestLeave]\n", "      pki: [TestJoin]\n      pki: [TestLeave]\n", `mapping key "pki" already defined`},
-		"another type":          {"trust: 50", "trust: much", "line 4: cannot unmarshal"},
-		"a test without a list": {"pki: [TestJoin, TestLeave]", "pki: {TestJoin: 1}", "cannot unmarshal"},
+		"another type":          {"trust: 50", "trust: much", "line 4: a text `much` stands where there should be a number"},
+		"a test without a list": {"pki: [TestJoin, TestLeave]", "pki: {TestJoin: 1}", "where there should be a list"},
 		"anchor":                {"[TestJoin, TestLeave]", "&a [TestJoin, TestLeave]", "anchors and aliases are not taken"},
 		"another version":       {"version: 1", "version: 2", "version 2"},
 		"second document":       {"non_goals:", "---\nnon_goals:", "more than one YAML document"},
@@ -84,7 +84,7 @@ func TestParseRefuses(t *testing.T) {
 			t.Errorf("%s: %v, want %q on one line", name, err, c.want)
 		}
 	}
-	for text, want := range map[string]string{"": "empty", "[]": "cannot unmarshal", strings.Repeat("#", maxFile+1): "larger than"} {
+	for text, want := range map[string]string{"": "empty", "[]": "a list stands where", strings.Repeat("#", maxFile+1): "larger than"} {
 		if _, err := Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.9q: %v, want %q", text, err, want)
 		}

@@ -35,11 +35,11 @@ func TestLoadRefuses(t *testing.T) {
 	for text, want := range map[string]string{
 		"node:\n  name: a\n  colour: red\n": `line 3: unknown key "colour"`,
 		"nodes:\n  name: a\n":               `line 1: unknown key "nodes"`,
-		"node:\n  size: many\n":             "line 2: cannot unmarshal",
+		"node:\n  size: many\n":             "line 2: a text `many` stands where there should be a number",
 		"node:\n  name: a\n  name: b\n":     `line 3: mapping key "name" already defined at line 2`,
 		"node: {name: a}\n---\nnode: {}\n":  "more than one YAML document",
 		"node: [\n":                         "line",
-		"rund: 3\n":                         "line 1: cannot unmarshal",
+		"rund: 3\n":                         "line 1: a number `3` stands where there should be a mapping",
 	} {
 		var s section
 		err := Load(write(t, text), map[string]any{"node": &s})

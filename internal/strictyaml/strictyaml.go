@@ -61,6 +61,31 @@ func anchored(n *yaml.Node) *yaml.Node {
 
 var unknownKey = regexp.MustCompile(`(?s)line (\d+): field (\S+) not found in type .*`)
 
+// Its value is quoted, in part, where it is no list and no mapping.
+var wrongKind = regexp.MustCompile("(?s)^line (\\d+): cannot unmarshal !!(\\w+)(?: (`.*`))? into (.*)$")
+
+// kinds are YAML's tags in words.
+var kinds = map[string]string{"str": "a text", "int": "a number", "float": "a number", "bool": "true or false", "seq": "a list", "map": "a mapping", "null": "nothing", "timestamp": "a time"}
+
+// belongs says in words what a Go type is written as, where something of that kind is not.
+func belongs(goType, kind string) string {
+	switch {
+	case goType == "string":
+		return "a text"
+	case goType == "bool":
+		return "true or false"
+	case goType == "time.Duration":
+		return "a duration as 10m"
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	case !strings.ContainsAny(goType, ".["):
+		return "a number"
+	case kind == "map" || kind == "seq": // into a named type that is no structure, or may be one
+		return "something else"
+	}
+	return "a mapping"
+}
+
 // explain turns the library's words into ours and drops Go type names.
 func explain(err error) error {
 	var te *yaml.TypeError
@@ -70,6 +95,9 @@ func explain(err error) error {
 	first := te.Errors[0]
 	if m := unknownKey.FindStringSubmatch(first); m != nil {
 		return fmt.Errorf("line %s: unknown key %q: correct or remove it", m[1], m[2])
+	}
+	if m := wrongKind.FindStringSubmatch(first); m != nil && kinds[m[2]] != "" {
+		return line(fmt.Sprintf("line %s: %s %s stands where there should be %s", m[1], kinds[m[2]], m[3], belongs(m[4], m[2])))
 	}
 	return line(first)
 }

@@ -24,10 +24,13 @@ func TestDecode(t *testing.T) {
 	for text, want := range map[string]string{
 		"name: a\ncolour: red\n": `line 2: unknown key "colour"`,
 		"name: a\nname: b\n":     `line 2: mapping key "name" already defined at line 1`,
-		"size: many\n":           "line 1: cannot unmarshal",
+		"size: many\n":           "line 1: a text `many` stands where there should be a number",
 		"name: a\n---\nname: b":  "more than one YAML document",
 		"name: [\n":              "line",
-		"d\n\n''\n":              "line 1: cannot unmarshal !!str `d ''`",
+		"tags: b\n":              "line 1: a text `b` stands where there should be a list",
+		"name: [b]\n":            "line 1: a list stands where there should be a text",
+		"tags: {b: 1}\n":         "line 1: a mapping stands where",
+		"d\n\n''\n":              "line 1: a text `d ''` stands where there should be a mapping",
 	} {
 		if err := Decode([]byte(text), &sheet{}); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v, want %q on one line", text, err, want)

@@ -241,7 +241,11 @@ func (c *Chain) Sign(key ed25519.PrivateKey) (*Chain, error) {
 	}
 	raw := proto.CloneOf(c.raw)
 	last := raw.Links[len(raw.Links)-1]
-	last.Signatures = append(last.Signatures, sign(linkLabel, last.GetPayload(), key))
+	own := sign(linkLabel, last.GetPayload(), key)
+	if slices.ContainsFunc(last.GetSignatures(), func(s *lockpb.Signature) bool { return name(s.GetKey()) == name(own.GetKey()) }) {
+		return nil, errors.New("this key has signed the last link already: pass the file on, somebody else must sign it, too")
+	}
+	last.Signatures = append(last.Signatures, own)
 	return ReadChain(raw)
 }
 

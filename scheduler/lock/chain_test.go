@@ -190,6 +190,22 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// A second signature by one key is not made.
+func TestSignTwice(t *testing.T) {
+	keys, public := deployers(2)
+	c, err := New(ident.New(), 2, public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = cosign(t, c, keys[0])
+	if _, err := c.Sign(keys[0]); err == nil || !strings.Contains(err.Error(), "has signed the last link already") {
+		t.Errorf("the same key again: %v", err)
+	}
+	if c = cosign(t, c, keys[1]); c.Missing() != 0 {
+		t.Errorf("%d signatures are missing", c.Missing())
+	}
+}
+
 // FuzzChain: what is read hangs together, and is what is written.
 func FuzzChain(f *testing.F) {
 	keys, public := deployers(2)

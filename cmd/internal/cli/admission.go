@@ -113,7 +113,7 @@ that TPM alone, and keeps the key sealed by it.`,
 	}
 	fl := c.Flags()
 	fl.StringVar(&f.attest, "attest", "", "on: every machine must prove its TPM; off: as its token says")
-	fl.StringVar(&f.approve, "approve-managers", "", "on: every new manager waits for `redoubt node approve`; off: as its token says")
+	fl.StringVar(&f.approve, "approve-managers", "", "on: every new manager waits for redoubt node approve; off: as its token says")
 	fl.StringSliceVar(&f.allow, "allow", nil, "hash of the endorsement key of a TPM that is believed")
 	fl.StringSliceVar(&f.disallow, "disallow", nil, "hash of one that is believed no more")
 	fl.StringArrayVar(&f.cas, "ek-ca", nil, "PEM file of CAs whose TPMs are believed, in place of those before")

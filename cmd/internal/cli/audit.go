@@ -290,7 +290,7 @@ with --checkpoint that it is of the same log as one that was kept elsewhere.`,
 					return failf(ExitError, "%s", bad)
 				}
 				if kept != nil {
-					fmt.Fprintf(a.Stderr, "the first %d records are those of the checkpoint, which %s signed\n", signed.Size, signers(signed))
+					fmt.Fprintf(a.Stderr, "the first %d records are those of the checkpoint, signed by %s\n", signed.Size, signers(signed))
 					for _, w := range cosigners {
 						fmt.Fprintf(a.Stderr, "witness %s cosigned it on %s\n", w.Name, w.At.Format(time.RFC3339))
 					}

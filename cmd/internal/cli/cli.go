@@ -96,7 +96,7 @@ Commands talk to this machine's own node, over --host (default
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return flagError(c, err) })
 	root.PersistentFlags().StringVarP(&a.host, "host", "H", "", "the node's socket, unix:///path/api.sock (or set REDOUBT_HOST)")
-	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to go by (or set REDOUBT_CONTEXT); default: the one that `redoubt context use` set")
+	root.PersistentFlags().StringVar(&a.context, "context", "", "the context to go by (or set REDOUBT_CONTEXT); default: the one that redoubt context use set")
 	_ = root.RegisterFlagCompletionFunc("context", a.contextNames) // fails only where a flag gets two
 	root.AddCommand(
 		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.autolockCmd(), a.caCmd(), a.storeCmd(), a.backupCmd(), a.recoverCmd(), a.joinTokenCmd(), a.admissionCmd(),

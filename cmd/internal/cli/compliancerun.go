@@ -103,6 +103,7 @@ func (a *app) judgeScope(ctx context.Context, scope string, asked []control.Cont
 	}
 	if err != nil {
 		// The node was judged; of the cluster nothing is known, which is no pass.
+		fmt.Fprintf(a.Stderr, "cluster and nodes are not judged: %s: --scope node is this machine alone\n", oneline.Error(err, maxWhyNot))
 		all.results = unjudged(report.Target{Kind: scopeCluster, Name: scopeCluster, ID: cluster}, nil, asked, err.Error())
 	}
 	all.results = slices.DeleteFunc(all.results, func(r report.Result) bool {

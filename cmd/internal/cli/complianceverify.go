@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -116,7 +117,10 @@ func (a *app) reportKeys(ctx context.Context, path string) (keys []string, whose
 func verifySigned(path, signature string, keys []string, whose string) (signedreport.Statement, error) {
 	var st signedreport.Statement
 	envelope, err := atomicfile.ReadBounded(signature, signedreport.MaxEnvelope)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return st, failf(ExitError, "%s is not there, the statement that the cluster signed about %s: redoubt compliance run --sign and redoubt compliance get --out write both", signature, path)
+	case err != nil:
 		return st, failf(ExitError, "reading the signed statement: %v", err)
 	}
 	text, err := atomicfile.ReadBounded(path, maxSignedReport)

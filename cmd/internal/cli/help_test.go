@@ -6,10 +6,12 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Every command that does something shows how, by examples that begin with the
-// command itself, and says in a line what it is for.
+// command itself, and says in a line what it is for. What its flags take has a name of
+// one word: cobra takes the first words in backquotes for one.
 func TestHelpHasExamples(t *testing.T) {
 	root := Root(Env{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard, Getenv: func(string) string { return "" }})
 	n := 0
@@ -23,6 +25,11 @@ func TestHelpHasExamples(t *testing.T) {
 		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
 			t.Errorf("%s: its line is %q", c.CommandPath(), c.Short)
 		}
+		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if name, _ := pflag.UnquoteUsage(f); strings.Contains(name, " ") {
+				t.Errorf("%s: --%s takes %q: no backquotes in what a flag is for", c.CommandPath(), f.Name, name)
+			}
+		})
 		if c.HasSubCommands() && c.Name() != "registry" || c.IsAdditionalHelpTopicCommand() || strings.Contains(c.Short, "not there yet") {
 			return
 		}

@@ -42,7 +42,7 @@ const (
 	complianceTimeout = 5 * time.Minute
 	maxLeaderResults  = 50_000
 	maxResultText     = 512
-	// maxWhyNot bounds, in bytes, why no waiver could be asked for.
+	// maxWhyNot bounds, in bytes, why the cluster was not asked for its waivers, or to be judged.
 	maxWhyNot = 240
 	// resolveTimeout bounds a request for which a registry may be asked. It is
 	// longer than the node's own attempts, so that their failure is told.

@@ -21,7 +21,7 @@ type output struct {
 }
 
 func (o *output) flags(c *cobra.Command, quiet bool) {
-	c.Flags().Var(&o.format, "format", "table, json, or a Go template as '{{.ID}} {{.Name}}'; see `redoubt help formats`")
+	c.Flags().Var(&o.format, "format", "table, json, or a Go template as '{{.ID}} {{.Name}}'; see redoubt help formats")
 	fixed(c, "format", "table", "json")
 	if quiet {
 		c.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "print ids only")

@@ -13,13 +13,22 @@ import (
 // lockRetry is how soon a lock that another command has is tried again.
 const lockRetry = 50 * time.Millisecond
 
-// ErrBusy says that another command had a context's lock for as long as was waited.
-var ErrBusy = errors.New("another command changes this context")
+// ErrBusy says that another command had a lock for as long as was waited.
+var ErrBusy = errors.New("another command is changing it")
 
-// locked runs f while no other command changes that context, and waits for one that does
-// until ctx ends. The lock's file stays: it is what others wait at.
+// locked runs f while no other command changes that context.
 func (s Store) locked(ctx context.Context, name string, f func() error) error {
-	l, err := os.OpenFile(filepath.Join(s.Dir, name+lockSuffix), os.O_CREATE|os.O_RDWR, 0o600)
+	err := locked(ctx, filepath.Join(s.Dir, name), f)
+	if errors.Is(err, ErrBusy) {
+		return fmt.Errorf("context %q: %w", name, err)
+	}
+	return err
+}
+
+// locked runs f while no other command changes the file at path, and waits for one that
+// does until ctx ends. The lock's file stays: it is what others wait at.
+func locked(ctx context.Context, path string, f func() error) error {
+	l, err := os.OpenFile(path+lockSuffix, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
@@ -34,7 +43,7 @@ func (s Store) locked(ctx context.Context, name string, f func() error) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("context %q: %w", name, ErrBusy)
+			return ErrBusy
 		case <-time.After(lockRetry):
 		}
 	}

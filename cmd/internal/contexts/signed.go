@@ -52,7 +52,12 @@ func (d Deployers) RememberSigned(ctx context.Context, cluster, service string, 
 	if err := os.MkdirAll(d.Dir, 0o700); err != nil {
 		return err
 	}
-	return Store{Dir: d.Dir}.locked(ctx, signedFile, func() error { return d.rememberSigned(cluster, service, serial) })
+	path := filepath.Join(d.Dir, signedFile)
+	err := locked(ctx, path, func() error { return d.rememberSigned(cluster, service, serial) })
+	if errors.Is(err, ErrBusy) {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return err
 }
 
 func (d Deployers) rememberSigned(cluster, service string, serial int64) error {

@@ -33,7 +33,7 @@ func TestCheckpoints(t *testing.T) {
 	held := func(host string, args ...string) {
 		t.Helper()
 		r := c.on(host, append([]string{"audit", "verify", "--checkpoint", kept}, args...)...)
-		if r.code != 0 || !strings.Contains(r.stderr, "which the cluster and 3 of its managers on ") {
+		if r.code != 0 || !strings.Contains(r.stderr, "signed by the cluster and 3 of its managers on ") {
 			t.Errorf("%s: %v: %v", host, args, r)
 		}
 	}
