@@ -117,7 +117,7 @@ func (n *Node) converge(ctx context.Context, h *netlink.Handle, p plan, full boo
 	if err := n.setUp(h, good, bridge, changed); err != nil {
 		return err
 	}
-	return n.cleanUp(h, bridge, ports, good)
+	return n.cleanUp(h, ports, good)
 }
 
 // looksRight judges a port from outside its sandbox: when the sandbox goes, so
@@ -235,7 +235,7 @@ func (n *Node) setUp(h *netlink.Handle, good []endpoint, bridge netlink.Link, ch
 }
 
 // cleanUp removes what the plan does not have, and the connections with it.
-func (n *Node) cleanUp(h *netlink.Handle, bridge netlink.Link, ports map[string]netlink.Link, good []endpoint) error {
+func (n *Node) cleanUp(h *netlink.Handle, ports map[string]netlink.Link, good []endpoint) error {
 	for _, e := range good {
 		delete(ports, portName(e.task))
 	}

@@ -191,21 +191,6 @@ func ActsOf(fullMethod string, request proto.Message) ([]Act, error) {
 	return r.acts(request)
 }
 
-// VerbsOf names the verbs that the method's rule has, in the order of the .proto.
-func VerbsOf(fullMethod string) ([]string, error) {
-	r, err := ruleOf(fullMethod)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, v := range r.verbs {
-		if !slices.Contains(out, v.name) {
-			out = append(out, v.name)
-		}
-	}
-	return out, nil
-}
-
 // Verbs returns every verb that methods linked into this program declare, sorted,
 // with the kinds of resources that each is for; "" stands for the cluster.
 func Verbs() map[string][]string {

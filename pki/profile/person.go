@@ -28,9 +28,6 @@ const personPath = "/person/"
 // id looks like it.
 func PersonSubject(name string) string { return "person/" + name }
 
-// PersonOf returns the name in what PersonSubject made.
-func PersonOf(subject string) (name string, ok bool) { return strings.CutPrefix(subject, "person/") }
-
 // CheckPersonName returns an error unless name can be a person's.
 func CheckPersonName(name string) error { return ident.CheckOwnName("person", name) }
 

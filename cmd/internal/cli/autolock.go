@@ -62,5 +62,5 @@ func (a *app) changeSlots(ctx context.Context, wait time.Duration, what string, 
 	if err != nil {
 		return apiclient.Err(err)
 	}
-	return a.followSlots(ctx, cancel, recv, what, "")
+	return a.followSlots(cancel, recv, what, "")
 }

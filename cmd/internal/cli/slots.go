@@ -182,7 +182,7 @@ func (a *app) runSlotAdd(ctx context.Context, kind string, f *slotFlags) error {
 	if err != nil {
 		return apiclient.Err(err)
 	}
-	return a.followSlots(ctx, cancel, stream.Recv, "the new slot", "what was made above opens nothing: throw it away")
+	return a.followSlots(cancel, stream.Recv, "the new slot", "what was made above opens nothing: throw it away")
 }
 
 // makeSlot makes the secret of a slot and shows it before anything could commit it.

@@ -74,7 +74,7 @@ func (a *app) addTPMSlot(ctx context.Context, f *slotFlags) error {
 		}
 		return r, err
 	}
-	if err := a.followSlots(ctx, cancel, recv, "the new slot", ""); err != nil {
+	if err := a.followSlots(cancel, recv, "the new slot", ""); err != nil {
 		return err
 	}
 	lacking := 0

@@ -79,11 +79,11 @@ func (a *app) runRotate(ctx context.Context, replace string, force bool, wait ti
 	if err != nil {
 		return apiclient.Err(err)
 	}
-	return a.followRotation(ctx, cancel, stream.Recv)
+	return a.followRotation(cancel, stream.Recv)
 }
 
 // followRotation shows which managers have re-sealed to a new key.
-func (a *app) followRotation(ctx context.Context, cancel context.CancelFunc, recv func() (*controlpb.RotateSlotResponse, error)) error {
+func (a *app) followRotation(cancel context.CancelFunc, recv func() (*controlpb.RotateSlotResponse, error)) error {
 	last, err := a.follow(cancel, recv, "the new key")
 	if err != nil {
 		return a.rotateFailed(last, err)
@@ -94,7 +94,7 @@ func (a *app) followRotation(ctx context.Context, cancel context.CancelFunc, rec
 
 // followSlots shows which managers have re-sealed to what. failed is what is to be
 // said where nothing was committed.
-func (a *app) followSlots(_ context.Context, cancel context.CancelFunc, recv func() (*controlpb.RotateSlotResponse, error), what, failed string) error {
+func (a *app) followSlots(cancel context.CancelFunc, recv func() (*controlpb.RotateSlotResponse, error), what, failed string) error {
 	last, err := a.follow(cancel, recv, what)
 	switch {
 	case err == nil:

@@ -110,11 +110,7 @@ func (n *Node) network(managers func() []string, said *overlay.Manager) (*mesh.L
 	if err != nil {
 		return nil, err
 	}
-	dns, err := n.dns()
-	if err != nil {
-		return nil, err
-	}
-	c := mesh.LocalConfig{Netd: n.netd, Subnet: subnet, DNS: dns, Managers: managers, Logger: n.log.With("part", "mesh")}
+	c := mesh.LocalConfig{Netd: n.netd, Subnet: subnet, DNS: n.dns(), Managers: managers, Logger: n.log.With("part", "mesh")}
 	if said != nil {
 		c.Pools, c.Reach = said.Pools, said.Reach
 	}
@@ -123,12 +119,12 @@ func (n *Node) network(managers func() []string, said *overlay.Manager) (*mesh.L
 
 // dns are the configured servers, or the machine's own but those on loopback,
 // which a container cannot reach.
-func (n *Node) dns() (out []netip.Addr, err error) {
+func (n *Node) dns() (out []netip.Addr) {
 	names := n.cfg.DNS
 	if len(names) == 0 {
 		data, err := os.ReadFile("/etc/resolv.conf")
 		if err != nil {
-			return nil, nil // a machine without name servers
+			return nil // a machine without name servers
 		}
 		for line := range strings.Lines(string(data)) {
 			if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
@@ -143,7 +139,7 @@ func (n *Node) dns() (out []netip.Addr, err error) {
 		}
 		out = append(out, a)
 	}
-	return out, nil
+	return out
 }
 
 // maxDNS is how many name servers a resolver asks (resolv.conf(5)).

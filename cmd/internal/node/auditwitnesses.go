@@ -105,7 +105,7 @@ func (m *managerState) showWitnesses(ctx context.Context, resting map[string]res
 	var due []*witnessTurn
 	for _, t := range all {
 		r := resting[t.witness.GetId()]
-		switch at := t.due(c, newest.GetNote()); {
+		switch at := t.due(newest.GetNote()); {
 		case r.of == t.witness.GetMeta().GetVersion() && now.Before(r.until):
 			next = earlier(next, r.until)
 		case now.Before(at):

@@ -29,8 +29,8 @@ type witnessTurn struct {
 	err     error // that is not on record
 }
 
-// due is when the witness is to be shown that checkpoint.
-func (t *witnessTurn) due(c checkpoint.Checkpoint, note []byte) time.Time {
+// due is when the witness is to be shown the checkpoint of that note.
+func (t *witnessTurn) due(note []byte) time.Time {
 	l := t.last
 	if l == nil || l.GetFailure() != "" || !bytes.Equal(checkpoint.TextOf(l.GetNote()), checkpoint.TextOf(note)) {
 		return time.Time{}

@@ -20,7 +20,6 @@ import (
 type vocabulary struct {
 	verbs   []string // sorted
 	kinds   map[string][]string
-	text    string // the schema
 	valid   *validate.Validator
 	actions cedar.EntityMap // each verb in the group of its noun
 	// approvable are those that several people can be asked for.
@@ -56,9 +55,8 @@ func makeVocabulary() (*vocabulary, error) {
 		v.actions[uid] = cedar.Entity{UID: uid, Parents: cedar.NewEntityUIDSet(actionUID(noun))}
 	}
 	b.WriteString("}\n")
-	v.text = b.String()
 	var s schema.Schema
-	if err := s.UnmarshalCedar([]byte(v.text)); err != nil {
+	if err := s.UnmarshalCedar([]byte(b.String())); err != nil {
 		return nil, fmt.Errorf("the schema of policies: %w", err)
 	}
 	resolved, err := s.Resolve()
@@ -86,15 +84,6 @@ func Verbs() ([]string, error) {
 		return nil, err
 	}
 	return v.verbs, nil
-}
-
-// Schema returns what policies may speak of, as a Cedar schema.
-func Schema() (string, error) {
-	v, err := words()
-	if err != nil {
-		return "", err
-	}
-	return v.text, nil
 }
 
 // KindsOf returns the kinds of resources that a verb is for, "" for the cluster, and
