@@ -66,7 +66,7 @@ func TestLastHeard(t *testing.T) {
 		if since(n) != was {
 			t.Error("it was recorded anew")
 		}
-		c = w.session(n)
+		w.session(n)
 		w.settle(time.Second)
 		want("back", n, 0, 2*time.Second)
 		if since(n) != 0 {

@@ -143,7 +143,7 @@ func has(l *lockpb.Link, k *lockpb.Key) bool {
 func ParseChain(text string) (*Chain, error) {
 	rest, ok := strings.CutPrefix(strings.TrimSpace(text), chainPrefix)
 	if !ok {
-		return nil, errors.New("this is no chain of a deployment lock: one begins with " + chainPrefix)
+		return nil, fmt.Errorf("this is no chain of a deployment lock: one begins with %s", chainPrefix)
 	}
 	if len(rest) > base64.RawURLEncoding.EncodedLen(MaxChain) {
 		return nil, refuse(RuleChain, "the chain has more than %d bytes", MaxChain)

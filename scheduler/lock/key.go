@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/base32"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/lp"
@@ -42,7 +43,7 @@ func FormatKey(k *lockpb.Key) string { return keyPrefix + encoding.EncodeToStrin
 func ParseKey(text string) (*lockpb.Key, error) {
 	rest, ok := strings.CutPrefix(strings.TrimSpace(text), keyPrefix)
 	if !ok {
-		return nil, errors.New("this is no deployer's public key: one begins with " + keyPrefix)
+		return nil, fmt.Errorf("this is no deployer's public key: one begins with %s", keyPrefix)
 	}
 	b, err := encoding.DecodeString(rest)
 	if err != nil || len(b) != ed25519.PublicKeySize || encoding.EncodeToString(b) != rest {

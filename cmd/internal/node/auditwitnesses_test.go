@@ -192,12 +192,11 @@ func TestWitness(t *testing.T) {
 		t.Errorf("another key's is taken: %v", l)
 	}
 	// Its word is of long ago.
-	l := proto.CloneOf(w.said())
 	rec := w.witness()
 	rec.Key = w.w.Key()
 	w.set(rec)
 	w.cosigned(w.show())
-	l = proto.CloneOf(w.said())
+	l := proto.CloneOf(w.said())
 	l.At -= int64(rewitnessAfter/time.Second) + 1
 	if err := w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error { return pkistore.AuditWitnessed.Put(tx, l) }); err != nil {
 		t.Fatal(err)
