@@ -253,7 +253,7 @@ func (a *app) printLock(r *rundpb.LockResponse) error {
 	if err != nil {
 		return err
 	}
-	field(a.Stdout, "Services", fmt.Sprint(len(r.GetState().GetSerials())))
+	field(a.Stdout, "Services", fmt.Sprintf("%d ran here as they were signed; nothing older of these begins", len(r.GetState().GetSerials())))
 	return a.printChain(c)
 }
 
