@@ -164,7 +164,6 @@ all, and no change by which something gets or loses them.`,
 		},
 	}
 	c.Flags().StringArrayVar(&labels, "label", nil, "KEY=VALUE that what it is for has")
-	c.ValidArgsFunction = a.names(1, roleNames)
 	return c
 }
 
@@ -190,7 +189,6 @@ func (a *app) authUnbindCmd() *cobra.Command {
 		},
 	}
 	c.Flags().StringArrayVar(&labels, "label", nil, "KEY=VALUE of the binding")
-	c.ValidArgsFunction = a.names(1, roleNames)
 	return c
 }
 

@@ -77,6 +77,7 @@ func (a *app) authExplainCmd() *cobra.Command {
 
 func (a *app) canFlags(c *cobra.Command, as *string) {
 	c.Flags().StringVar(as, "as", "", "person:NAME, user:NAME@NODE or root:NODE")
+	_ = c.RegisterFlagCompletionFunc("as", a.names(-1, principals)) // fails only where a flag gets two
 	c.ValidArgsFunction = a.names(1, verbNames)
 }
 

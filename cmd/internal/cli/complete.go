@@ -147,12 +147,13 @@ func (a *app) completions(root *cobra.Command) {
 		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames), "policy explain": a.names(2, serviceNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),
 		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),
-		"node rotate-mesh-key": a.names(-1, nodeNames),
-		"join-token revoke":    a.names(-1, tokenIDs),
-		"person revoke":        a.names(-1, personNames), "person rm": a.names(-1, personNames), "person invite": a.names(1, personNames),
+		"node rotate-mesh-key": a.names(-1, nodeNames), "node revoke": a.names(-1, nodeNames),
+		"join-token revoke": a.names(-1, tokenIDs),
+		"person revoke":     a.names(-1, personNames), "person rm": a.names(-1, personNames), "person invite": a.names(1, personNames),
 		"compliance get": a.names(1, reportNumbers), "compliance waiver approve": a.names(1, waiverIDs), "compliance waiver rm": a.names(-1, waiverIDs),
-		"audit witness rm": a.names(1, witnessNames),
-		"context use":      a.contextNames, "context show": a.contextNames, "context rm": a.contextNames,
+		"audit witness rm": a.names(1, witnessNames), "break-glass ack": a.names(1, brokenGlasses),
+		"auth bind": a.bindings(), "auth unbind": a.bindings(),
+		"context use": a.contextNames, "context show": a.contextNames, "context rm": a.contextNames,
 	} {
 		c, _, err := root.Find(strings.Fields(path))
 		if err != nil || c.CommandPath() != "redoubt "+path {
@@ -165,4 +166,8 @@ func (a *app) completions(root *cobra.Command) {
 	c, _, _ = root.Find([]string{"service", "create"})
 	fixed(c, "mode", "replicated", "global")
 	fixed(c, "endpoint-mode", "vip", "dnsrr")
+	for _, name := range []string{"create", "update", "scale"} {
+		c, _, _ = root.Find([]string{"service", name})
+		_ = c.RegisterFlagCompletionFunc("sign-with", a.deployerNames) // fails only where a flag gets two
+	}
 }

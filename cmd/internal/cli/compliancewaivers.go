@@ -82,6 +82,7 @@ fail, or the waiver has ended, the waiver itself is a finding.`,
 	f.StringVar(&reason, "reason", "", "why, one line, which is in every report")
 	f.StringVar(&expires, "expires", "", "when it ends: a day as 2027-01-31 (UTC), or in so many days as 30d; 366d at most")
 	f.StringVar(&approver, "approved-by", "", "the person who is to approve it, and is not you")
+	_ = c.RegisterFlagCompletionFunc("scope", a.names(-1, waivedScopes))      // fails only where a flag gets two
 	_ = c.RegisterFlagCompletionFunc("approved-by", a.names(-1, personNames)) // fails only where a flag gets two
 	return c
 }

@@ -178,6 +178,7 @@ func (a *app) lockChainSignCmd() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&with, "with", "", "the deployer's key to sign by")
+	_ = c.RegisterFlagCompletionFunc("with", a.deployerNames) // fails only where a flag gets two
 	return c
 }
 
