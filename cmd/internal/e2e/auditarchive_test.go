@@ -102,6 +102,23 @@ func TestAuditArchive(t *testing.T) {
 	if !strings.Contains(c.ok("manager-1", "audit", "ls", "--last", "4000", "--filter", "verb=audit.drop"), "done") {
 		t.Error("that records were dropped has no record")
 	}
+	// Who begins with a backup knows what was dropped, and lacks nothing.
+	backup := filepath.Join(dir, "backup.rdtb")
+	c.ok("manager-1", "backup", "create", backup)
+	c.lab("stop", "manager-1")
+	c.lab("stop", "manager-2")
+	c.ok("manager-3", "leave", "--force")
+	if r := c.onIn("manager-3", c.key(), "backup", "restore", backup); r.code != 0 {
+		t.Fatal(r)
+	}
+	eventually(t, time.Minute, func() string {
+		r := c.on("manager-3", "audit", "verify")
+		if r.code != 0 || strings.Count(r.stdout, " same ") != 1 || !strings.Contains(r.stderr, "archived: segments 0 to 1 (records 0 to 2047), dropped on ") {
+			return fmt.Sprintf("audit verify: %v", r)
+		}
+		return ""
+	})
+	c.refused("manager-3", 1, "record 5 is here no more", nil, "audit", "prove", "5")
 	// What somebody changes of the archive is seen.
 	path := filepath.Join(archive, "segment-0000000000000001")
 	b, err := os.ReadFile(path)
