@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/imagepolicy/imagepolicytest"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 )
 
@@ -20,6 +21,7 @@ func TestInventory(t *testing.T) {
 	d := n.desired()
 	d.Spec.Container.User, d.Spec.Container.ReadOnly = "app", true
 	n.apply(d)
+	n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
 	n.awaitLog(d.GetTaskId(), "ready")
 	of := func(task string) *Running {
 		t.Helper()
@@ -77,7 +79,7 @@ func TestInventoryUnderLock(t *testing.T) {
 	n := newNode(t)
 	d := n.desired()
 	n.apply(d)
-	n.awaitLog(d.GetTaskId(), "ready")
+	n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
 	unsigned := func() string {
 		t.Helper()
 		all, err := n.server.inventory(namespaces.WithNamespace(n.ctx(), Namespace))
