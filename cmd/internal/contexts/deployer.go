@@ -65,7 +65,9 @@ func (d Deployers) Create(name string, key ed25519.PrivateKey, k Key) (DeployerH
 	if err != nil {
 		return h, err
 	}
-	plain, err := json.Marshal(deployerContent{h, key.Seed()})
+	seed := key.Seed()
+	defer clear(seed)
+	plain, err := json.Marshal(deployerContent{h, seed})
 	if err != nil {
 		return h, err
 	}
@@ -146,6 +148,7 @@ func (d Deployers) Open(name string, key func(DeployerHeader) (Key, error)) (ed2
 		defer func() { clear(plain) }()
 	}
 	var c deployerContent
+	defer func() { clear(c.Seed) }()
 	if err != nil || strictjson.Decode(plain, &c) != nil || len(c.Seed) != ed25519.SeedSize {
 		return nil, fmt.Errorf("deployer's key %q: %w", name, errForm)
 	}

@@ -82,6 +82,15 @@ func RequestOf(a *pkipb.Approval) (proto.Message, error) {
 	return m, nil
 }
 
+// actsOf is what the request of an approval does.
+func actsOf(a *pkipb.Approval) ([]authz.Act, error) {
+	request, err := RequestOf(a)
+	if err != nil {
+		return nil, err
+	}
+	return authz.ActsOf(a.GetMethod(), request)
+}
+
 // Ended reports whether nothing can come of an approval any more.
 func Ended(a *pkipb.Approval, now time.Time) bool {
 	return a.GetUsedAt() != 0 || Denied(a) || now.Unix() >= a.GetExpiresAt()
@@ -105,11 +114,7 @@ type Standing struct {
 
 // Standing looks at an approval.
 func (e *Engine) Standing(r raftstore.Reader, a *pkipb.Approval) (out Standing, _ error) {
-	request, err := RequestOf(a)
-	if err != nil {
-		return out, err
-	}
-	acts, err := authz.ActsOf(a.GetMethod(), request)
+	acts, err := actsOf(a)
 	if err != nil {
 		return out, err
 	}
@@ -211,11 +216,7 @@ func (e *Engine) checkGrant(tx *raftstore.Tx, a *pkipb.Approval, p, requester Pr
 // mayGrantThis is mayGrant for what an approval is for. Who may not grant it may not end
 // it either, but where it is their own.
 func (e *Engine) mayGrantThis(r raftstore.Reader, a *pkipb.Approval, p Principal) error {
-	request, err := RequestOf(a)
-	if err != nil {
-		return err
-	}
-	acts, err := authz.ActsOf(a.GetMethod(), request)
+	acts, err := actsOf(a)
 	if err != nil {
 		return err
 	}
