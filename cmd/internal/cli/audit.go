@@ -196,7 +196,7 @@ reads an archive, and asks no cluster.`,
 			})
 		},
 	}
-	c.Flags().StringVar(&dir, "archive", "", "a directory that `redoubt audit archive` wrote, in place of the cluster")
+	c.Flags().StringVar(&dir, "archive", "", "a directory that redoubt audit archive wrote, in place of the cluster")
 	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it")
 	return c
 }
@@ -302,7 +302,7 @@ with --checkpoint that it is of the same log as one that was kept elsewhere.`,
 	out.flags(c, false)
 	c.Flags().StringVar(&file, "checkpoint", "", "a file with a checkpoint that was kept")
 	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it, in place of those that the cluster tells")
-	c.Flags().StringVar(&dir, "archive", "", "verify this directory, which `redoubt audit archive` wrote, in place of the cluster's log")
+	c.Flags().StringVar(&dir, "archive", "", "verify this directory, which redoubt audit archive wrote, in place of the cluster's log")
 	c.Flags().StringArrayVar(&witnessKeys, "witness-key", nil, "the key of a witness outside of the cluster that must have cosigned it; may be repeated")
 	return c
 }

@@ -290,7 +290,7 @@ and proof are read from an archive, and no cluster is asked.`,
 	}
 	c.Flags().StringVar(&file, "checkpoint", "", "a file with a checkpoint that was kept")
 	c.Flags().StringVar(&keysFile, "keys", "", "a file with the keys that verify it, in place of those that the cluster tells")
-	c.Flags().StringVar(&dir, "archive", "", "a directory that `redoubt audit archive` wrote, in place of the cluster")
+	c.Flags().StringVar(&dir, "archive", "", "a directory that redoubt audit archive wrote, in place of the cluster")
 	return c
 }
 
