@@ -61,9 +61,9 @@ func changesOf(tx *raftstore.Tx, r *auditpb.Record) {
 }
 
 // Describe is all that a request says, whole, for those who are to approve it: such
-// requests have bounds, and nothing in them is secret.
+// requests have bounds, and nothing in them is secret. A document is shown as its text.
 func Describe(request proto.Message) (out []*auditpb.Field) {
-	d := differ{most: math.MaxInt, elements: math.MaxInt, open: true, emit: func(path, _, is string) { out = append(out, &auditpb.Field{Path: path, New: is}) }}
+	d := differ{most: math.MaxInt, elements: math.MaxInt, open: true, document: "document", emit: func(path, _, is string) { out = append(out, &auditpb.Field{Path: path, New: is}) }}
 	d.messages("", nil, request.ProtoReflect())
 	return out
 }

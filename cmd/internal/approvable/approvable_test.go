@@ -86,3 +86,15 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// TestDocumentIsShown: who approves an image policy reads it, and not its bytes.
+func TestDocumentIsShown(t *testing.T) {
+	const text = "format: 1\nrules:\n- name: all\n"
+	fields := Fields(&controlpb.SetImagePolicyRequest{Document: []byte(text)})
+	if len(fields) != 1 || fields[0].GetPath() != "document" || fields[0].GetNew() != text {
+		t.Errorf("%v", fields)
+	}
+	if fields := Fields(&controlpb.SetWitnessRequest{Ca: [][]byte{{0xca, 0xfe}}}); len(fields) != 1 || fields[0].GetNew() != "cafe" {
+		t.Errorf("%v", fields)
+	}
+}

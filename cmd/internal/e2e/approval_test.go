@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -17,7 +18,8 @@ var (
 
 const (
 	byPeople = `@people("2") forbid (principal, action in [Redoubt::Action::"ca.rotate-root", Redoubt::Action::"autolock.disable", Redoubt::Action::"role.create",
-		Redoubt::Action::"policy.set", Redoubt::Action::"policy.remove", Redoubt::Action::"binding.create", Redoubt::Action::"binding.remove"], resource);`
+		Redoubt::Action::"policy.set", Redoubt::Action::"policy.remove", Redoubt::Action::"binding.create", Redoubt::Action::"binding.remove",
+		Redoubt::Action::"imagepolicy.set", Redoubt::Action::"imagepolicy.remove", Redoubt::Action::"audit.set-witness", Redoubt::Action::"audit.remove-witness"], resource);`
 	byParties = `@parties("2") forbid (principal, action in [Redoubt::Action::"person.invite", Redoubt::Action::"token.create-manager", Redoubt::Action::"backup.create"], resource);`
 )
 
@@ -120,6 +122,22 @@ func TestFourEyes(t *testing.T) {
 		t.Error("an approval is good for two invitations")
 	}
 
+	// Which images may run, and who outside sees the audit log, is nobody's alone; the
+	// text of a policy is what others read.
+	images := filepath.Join(t.TempDir(), "images.yaml")
+	if err := os.WriteFile(images, []byte("format: 1\nrules:\n  - name: all\n    images: [\"**\"]\n    unsigned: true\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	set := []string{"image", "policy", "set", images}
+	a = asks(t, by(alice), set...)
+	if got := bob.ok("approval", "show", a); !strings.Contains(got, "    rules:\n") || !strings.Contains(got, "name: all") {
+		t.Error(got)
+	}
+	bob.ok(grant(bob.ok, a)...)
+	alice.ok(set...)
+	asks(t, by(alice), "image", "policy", "rm")
+	asks(t, by(alice), "audit", "witness", "set", "https://127.0.0.1:1", "--key", "witness.example/w1+e42b2f2c+BDtqJ7zOtqQtYqOo0CpvDXNlMhV3HeJDpjrASKGLWdop")
+
 	// What one denies comes to nothing.
 	create := []string{"auth", "role", "create", "--verb", "node.list", "lister"}
 	a = asks(t, by(alice), create...)
@@ -183,7 +201,7 @@ func TestFourEyes(t *testing.T) {
 			said[r.Caller.Person+" "+strings.Join(r.Verbs, " ")+" "+r.Outcome+map[bool]string{true: " by it"}[r.Approval == a]]++
 		}
 	}
-	if said["alice ca.rotate-root done by it"] != 1 || said["alice ca.rotate-root denied"] == 0 || said["bob approval.grant done"] != 2 || said["eve ca.rotate-root done"] != 0 {
+	if said["alice ca.rotate-root done by it"] != 1 || said["alice ca.rotate-root denied"] == 0 || said["bob approval.grant done"] != 3 || said["eve ca.rotate-root done"] != 0 {
 		t.Errorf("the audit log says %v", said)
 	}
 }

@@ -65,7 +65,8 @@ func TestWhatIsNotExact(t *testing.T) {
 // TestApprovableRequestsAreShown: a verb is one that can wait wherever it is declared,
 // and nothing in its requests is secret.
 func TestApprovableRequestsAreShown(t *testing.T) {
-	want := []string{"admission.update", "audit.drop", "audit.set-retention", "autolock.disable", "backup.create", "binding.create", "binding.remove", "ca.rotate-root", "node.approve", "node.promote",
+	want := []string{"admission.update", "audit.drop", "audit.remove-witness", "audit.set-retention", "audit.set-witness", "autolock.disable", "backup.create", "binding.create", "binding.remove",
+		"ca.rotate-root", "imagepolicy.remove", "imagepolicy.set", "node.approve", "node.promote",
 		"person.invite", "policy.remove", "policy.set", "role.create", "role.remove", "token.create-manager"}
 	v, err := words()
 	if err != nil {

@@ -206,7 +206,7 @@ func TestBadPolicies(t *testing.T) {
 		{`@parties("2") forbid (` + all + `);`, "verbs that the statement names"},
 		{`@parties("2") forbid (principal, action in Redoubt::Action::"role", resource);`, "verbs that the statement names"},
 		{`@parties("2") forbid (principal, action in [Redoubt::Action::"role"], resource);`, "role cannot wait"},
-		{`@parties("2") forbid (principal, action == Redoubt::Action::"slot.rotate", resource);`, "slot.rotate cannot wait for several people, only admission.update, audit.drop, audit.set-retention, autolock.disable,"},
+		{`@parties("2") forbid (principal, action == Redoubt::Action::"slot.rotate", resource);`, "slot.rotate cannot wait for several people, only admission.update, audit.drop, audit.remove-witness, audit.set-retention,"},
 		{`@parties("2") forbid (principal, action in [Redoubt::Action::"role.create", Redoubt::Action::"secret.create"], resource);`, "secret.create cannot wait"},
 		{`@parties("2") forbid (principal, action == Redoubt::Action::"role.creat", resource);`, `there is no verb "role.creat"`},
 		// There are two managers, and no people.

@@ -1631,7 +1631,7 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\tfailed_at\x18\t \x01(\x03R\bfailedAt\x12\x14\n" +
 	"\x05alarm\x18\n" +
 	" \x01(\tR\x05alarm\x12\x19\n" +
-	"\balarm_at\x18\v \x01(\x03R\aalarmAt2\x86\t\n" +
+	"\balarm_at\x18\v \x01(\x03R\aalarmAt2\x8a\t\n" +
 	"\x05Audit\x12w\n" +
 	"\vListRecords\x12&.redoubt.control.v1.ListRecordsRequest\x1a'.redoubt.control.v1.ListRecordsResponse\"\x17\x9a\xe5\x18\x13\n" +
 	"\x03\x05\t\n" +
@@ -1659,16 +1659,16 @@ const file_cmd_internal_control_controlpb_audit_proto_rawDesc = "" +
 	"\fSetRetention\x12'.redoubt.control.v1.SetRetentionRequest\x1a(.redoubt.control.v1.SetRetentionResponse\"\"\x9a\xe5\x18\x1e\n" +
 	"\x03\x05\t\n" +
 	"\x12\x17\n" +
-	"\x13audit.set-retention0\x01\x12{\n" +
+	"\x13audit.set-retention0\x01\x12}\n" +
 	"\n" +
-	"SetWitness\x12%.redoubt.control.v1.SetWitnessRequest\x1a&.redoubt.control.v1.SetWitnessResponse\"\x1e\x9a\xe5\x18\x1a\n" +
+	"SetWitness\x12%.redoubt.control.v1.SetWitnessRequest\x1a&.redoubt.control.v1.SetWitnessResponse\" \x9a\xe5\x18\x1c\n" +
 	"\x03\x05\t\n" +
-	"\x12\x13\n" +
-	"\x11audit.set-witness\x12\x87\x01\n" +
-	"\rRemoveWitness\x12(.redoubt.control.v1.RemoveWitnessRequest\x1a).redoubt.control.v1.RemoveWitnessResponse\"!\x9a\xe5\x18\x1d\n" +
+	"\x12\x15\n" +
+	"\x11audit.set-witness0\x01\x12\x89\x01\n" +
+	"\rRemoveWitness\x12(.redoubt.control.v1.RemoveWitnessRequest\x1a).redoubt.control.v1.RemoveWitnessResponse\"#\x9a\xe5\x18\x1f\n" +
 	"\x03\x05\t\n" +
-	"\x12\x16\n" +
-	"\x14audit.remove-witness\x12\x7f\n" +
+	"\x12\x18\n" +
+	"\x14audit.remove-witness0\x01\x12\x7f\n" +
 	"\rListWitnesses\x12(.redoubt.control.v1.ListWitnessesRequest\x1a).redoubt.control.v1.ListWitnessesResponse\"\x19\x9a\xe5\x18\x15\n" +
 	"\x03\x05\t\n" +
 	"\x12\x0e\n" +

@@ -470,20 +470,20 @@ const file_cmd_internal_control_controlpb_imagepolicy_proto_rawDesc = "" +
 	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x12\n" +
 	"\x04rule\x18\x04 \x01(\tR\x04rule\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\x12\x18\n" +
-	"\abundles\x18\x06 \x01(\rR\abundles2\xaf\x04\n" +
+	"\abundles\x18\x06 \x01(\rR\abundles2\xb3\x04\n" +
 	"\vImagePolicy\x12\x86\x01\n" +
 	"\x0eGetImagePolicy\x12).redoubt.control.v1.GetImagePolicyRequest\x1a*.redoubt.control.v1.GetImagePolicyResponse\"\x1d\x9a\xe5\x18\x19\n" +
 	"\x03\x05\t\n" +
 	"\x12\x12\n" +
-	"\x10imagepolicy.list\x12\x85\x01\n" +
-	"\x0eSetImagePolicy\x12).redoubt.control.v1.SetImagePolicyRequest\x1a*.redoubt.control.v1.SetImagePolicyResponse\"\x1c\x9a\xe5\x18\x18\n" +
+	"\x10imagepolicy.list\x12\x87\x01\n" +
+	"\x0eSetImagePolicy\x12).redoubt.control.v1.SetImagePolicyRequest\x1a*.redoubt.control.v1.SetImagePolicyResponse\"\x1e\x9a\xe5\x18\x1a\n" +
 	"\x03\x05\t\n" +
-	"\x12\x11\n" +
-	"\x0fimagepolicy.set\x12\x91\x01\n" +
-	"\x11RemoveImagePolicy\x12,.redoubt.control.v1.RemoveImagePolicyRequest\x1a-.redoubt.control.v1.RemoveImagePolicyResponse\"\x1f\x9a\xe5\x18\x1b\n" +
+	"\x12\x13\n" +
+	"\x0fimagepolicy.set0\x01\x12\x93\x01\n" +
+	"\x11RemoveImagePolicy\x12,.redoubt.control.v1.RemoveImagePolicyRequest\x1a-.redoubt.control.v1.RemoveImagePolicyResponse\"!\x9a\xe5\x18\x1d\n" +
 	"\x03\x05\t\n" +
-	"\x12\x14\n" +
-	"\x12imagepolicy.remove\x12{\n" +
+	"\x12\x16\n" +
+	"\x12imagepolicy.remove0\x01\x12{\n" +
 	"\n" +
 	"CheckImage\x12%.redoubt.control.v1.CheckImageRequest\x1a&.redoubt.control.v1.CheckImageResponse\"\x1e\x9a\xe5\x18\x1a\n" +
 	"\x03\x05\t\n" +
