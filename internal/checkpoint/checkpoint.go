@@ -75,6 +75,33 @@ func (c Checkpoint) Text() []byte {
 
 var errText = errors.New("that is no checkpoint of an audit log")
 
+// ForeignError: what is kept as a checkpoint of a log is none of it.
+type ForeignError struct{ why string }
+
+func (e *ForeignError) Error() string { return e.why }
+
+// OfLog is the checkpoint of a note that is kept as that of size records, or a
+// ForeignError where it is none of a log that has so many records, and those roots:
+// whoever led could have kept anything. Who signed it it does not look at.
+func OfLog(msg []byte, size, records uint64, root func(size uint64) (tlog.Hash, error)) (Checkpoint, error) {
+	c, err := Parse(TextOf(msg))
+	switch {
+	case err != nil:
+		return Checkpoint{}, &ForeignError{err.Error()}
+	case c.Size != size:
+		return Checkpoint{}, &ForeignError{fmt.Sprintf("it is of %d records, and is kept as one of %d", c.Size, size)}
+	case c.Size > records:
+		return Checkpoint{}, &ForeignError{fmt.Sprintf("it is of %d records of the audit log, and there are %d", c.Size, records)}
+	}
+	switch is, err := root(c.Size); {
+	case err != nil:
+		return Checkpoint{}, err
+	case is != c.Root:
+		return Checkpoint{}, &ForeignError{fmt.Sprintf("it is of other records than the first %d", c.Size)}
+	}
+	return c, nil
+}
+
 // Parse reads a Text, and no other writing of it.
 func Parse(text []byte) (Checkpoint, error) {
 	lines := strings.Split(string(text), "\n")

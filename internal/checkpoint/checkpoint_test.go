@@ -202,6 +202,42 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestOfLog: what is kept of a log is one of it, of as many records as it is said to be.
+func TestOfLog(t *testing.T) {
+	c := sample()
+	_, line := newSomeone(t).cluster(c)
+	root := func(size uint64) (tlog.Hash, error) {
+		if size != c.Size {
+			return tlog.Hash{}, errors.New("not read")
+		}
+		return c.Root, nil
+	}
+	if got, err := OfLog(Note(c, line), c.Size, c.Size+7, root); err != nil || got != c {
+		t.Errorf("%+v, %v", got, err)
+	}
+	other := c
+	other.Root[5] ^= 1
+	for name, bad := range map[string]struct {
+		msg           []byte
+		size, records uint64
+	}{
+		"nothing":             {nil, 0, 9},
+		"rubbish":             {[]byte("x\n\n"), c.Size, c.Size},
+		"of another size":     {Note(c, line), c.Size - 1, c.Size},
+		"more than there are": {Note(c, line), c.Size, c.Size - 1},
+		"other records":       {Note(other), c.Size, c.Size},
+	} {
+		if got, err := OfLog(bad.msg, bad.size, bad.records, root); !errors.As(err, new(*ForeignError)) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+	later := c
+	later.Size++
+	if _, err := OfLog(Note(later), later.Size, later.Size, root); err == nil || errors.As(err, new(*ForeignError)) {
+		t.Errorf("what cannot be read: %v", err)
+	}
+}
+
 func FuzzOpen(f *testing.F) {
 	c := sample()
 	s := newSomeone(f)

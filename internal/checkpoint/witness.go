@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -81,7 +82,8 @@ func Witnesses(msg []byte, keys []string) ([]Cosigner, error) {
 	return out, nil
 }
 
-var errNotCosigned = errors.New("there is no cosignature by the witness's key")
+// ErrNotCosigned says that a line is none of a witness.
+var ErrNotCosigned = errors.New("there is no cosignature by the witness's key")
 
 // Cosigned finds, among the lines that a witness answered, the cosignature of c by that
 // key. Lines of other keys are passed by.
@@ -91,9 +93,9 @@ func Cosigned(c Checkpoint, lines, key string) (Cosigner, error) {
 	by, err := Witnesses(Note(c, lines), []string{key})
 	switch {
 	case err != nil:
-		return Cosigner{}, err
+		return Cosigner{}, fmt.Errorf("%w: %w", ErrNotCosigned, err)
 	case len(by) != 1:
-		return Cosigner{}, errNotCosigned
+		return Cosigner{}, ErrNotCosigned
 	}
 	return by[0], nil
 }

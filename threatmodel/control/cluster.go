@@ -193,6 +193,7 @@ type Checkpoint struct {
 	Size     uint64    // of how many records it is; 0: there is none
 	Records  uint64    // how many there are
 	Unsigned time.Time // when the first was made that it is not of; zero: it is of all
+	Wrong    string    // what is kept as the newest is none of this log
 	Dissents []Dissent
 }
 

@@ -186,6 +186,9 @@ func checkSigned(ctx context.Context, c *Cluster, found *Found) error {
 	case at.Records == 0:
 		return notApplicable("the audit log has no record yet")
 	}
+	if at.Wrong != "" {
+		found.Against("%s", at.Wrong)
+	}
 	for _, d := range at.Dissents {
 		found.Against("manager %s did not sign the audit log's first %d records: %s", d.Manager, at.Size, d.Reason)
 	}

@@ -3,6 +3,7 @@ package control
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
 	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -72,9 +74,10 @@ func (s *Server) logsOf(ctx context.Context) (out []checks.ManagerLog, err error
 
 // newestCheckpoint is what the newest one is of, and what has come since.
 func (s *Server) newestCheckpoint(ctx context.Context) (c checks.Checkpoint, err error) {
+	var note []byte
 	if err := s.view(ctx, func(r *raftstore.ReadTx) error {
 		rec, _ := pkistore.AuditCheckpoints.Get(r, pkistore.CheckpointID)
-		c.Size = rec.GetSize()
+		c.Size, note = rec.GetSize(), rec.GetNote()
 		for _, d := range rec.GetDissents() {
 			c.Dissents = append(c.Dissents, checks.Dissent{Manager: cmp.Or(nodeName(r, d.GetNodeId()), d.GetNodeId()), Reason: d.GetReason()})
 		}
@@ -87,7 +90,16 @@ func (s *Server) newestCheckpoint(ctx context.Context) (c checks.Checkpoint, err
 		return c, err
 	}
 	c.Records = log.Log.Size()
-	if c.Size >= c.Records {
+	if note != nil || c.Size > 0 {
+		_, err := checkpoint.OfLog(note, c.Size, c.Records, log.Root)
+		switch { // a leader writes it without a record
+		case errors.As(err, new(*checkpoint.ForeignError)):
+			c.Size, c.Wrong = 0, fmt.Sprintf("what is kept as the newest checkpoint is none: %v", err)
+		case err != nil:
+			return c, err
+		}
+	}
+	if c.Size == c.Records {
 		return c, nil
 	}
 	e, err := log.Entry(c.Size)

@@ -22,6 +22,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/events"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/outside"
+	"github.com/redoubt-cluster/redoubt/internal/checkpoint"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/pki"
@@ -91,7 +92,17 @@ func emptyJudged(t *testing.T) *judged {
 		w.sessions[i].Trusts = pki.HashesOf(w.ca.Cluster().GetRoots())
 	}
 	w.record(auditpb.Outcome_OUTCOME_DONE, "cluster.create")
-	w.checkpoint(func(c *pkipb.AuditCheckpoint) { c.Size = 1 })
+	log, err := w.store.Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := log.Root(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.checkpoint(func(c *pkipb.AuditCheckpoint) {
+		c.Size, c.Note = 1, checkpoint.Note(checkpoint.Checkpoint{Cluster: w.ca.ClusterID, Incarnation: 1, Size: 1, Root: root})
+	})
 	for _, id := range []string{w.manager, w.worker} {
 		w.describe(id, func(d *schedulerpb.NodeDescription) {
 			d.RedoubtVersion, d.SlotEpoch, d.StoreKey = "1.2.3", 1, &schedulerpb.StoreKeyState{Epoch: 1, MadeAt: time.Now().Unix()}
@@ -320,6 +331,73 @@ func TestCompliance(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWhatALeaderKept: what one that was taken over left beside the audit log, which has
+// no record, neither passes for a signature of the log nor for a witness's word.
+func TestWhatALeaderKept(t *testing.T) {
+	const far = 4102444800 // 2100
+	w := newJudged(t)
+	log, err := w.store.Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := log.Root(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := newOutsider(t, "witness.example/w1")
+	good := checkpoint.Checkpoint{Cluster: w.ca.ClusterID, Incarnation: 1, Size: 1, Root: root}
+	more, other := good, good
+	more.Size, other.Root = 1<<40, [32]byte{1}
+	said := func(l *pkipb.AuditWitnessed) {
+		schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+			if l.Id = o.name; pkistore.AuditWitnesses.Count(tx) == 0 {
+				if err := pkistore.AuditWitnesses.Put(tx, &pkipb.AuditWitness{Id: o.name, Key: o.vkey(), SetAt: tx.Now().Unix() - 3600}); err != nil {
+					return err
+				}
+			}
+			if old, ok := pkistore.AuditWitnessed.Get(tx, o.name); ok {
+				l.Meta = old.GetMeta()
+			}
+			return pkistore.AuditWitnessed.Put(tx, l)
+		})
+	}
+	now := time.Now().Unix()
+	said(&pkipb.AuditWitnessed{Note: checkpoint.Note(good), Line: o.line(good, now), Incarnation: 1, Size: 1, At: now})
+	if got := w.run(); !strings.HasPrefix(got["audit-witnessed"], "pass") || !strings.HasPrefix(got["audit-log-signed"], "pass") {
+		t.Fatal(got["audit-witnessed"], got["audit-log-signed"])
+	}
+	for name, l := range map[string]*pkipb.AuditWitnessed{
+		"more than there is":   {Note: checkpoint.Note(more), Line: o.line(more, far), Incarnation: 1, Size: more.Size, At: far},
+		"of other records":     {Note: checkpoint.Note(other), Line: o.line(other, far), Incarnation: 1, Size: 1, At: far},
+		"by nobody":            {Note: checkpoint.Note(good), Line: "— w AAAA\n", Incarnation: 1, Size: 1, At: far},
+		"of more than it says": {Note: checkpoint.Note(good), Line: o.line(good, now), Incarnation: 1, Size: 1 << 40, At: far},
+	} {
+		said(l)
+		if got := w.run()["audit-witnessed"]; !strings.HasPrefix(got, "fail: ALARM") {
+			t.Errorf("a cosignature %s: %s", name, got)
+		}
+	}
+	// Of what was dropped within a segment the witness's key alone tells.
+	set := &pkipb.AuditWitness{Id: o.name, Key: o.vkey()}
+	for line, good := range map[string]bool{o.line(other, now): true, o.line(good, now): false} {
+		c, at, err := control.CosignedBy(set, &pkipb.AuditWitnessed{Note: checkpoint.Note(other), Line: line, Size: 1}, log, 2)
+		if (err == nil) != good || good && (c != other || at.Unix() != now) {
+			t.Errorf("of dropped records: %+v at %s, %v", c, at, err)
+		}
+	}
+	for name, c := range map[string]*pkipb.AuditCheckpoint{
+		"more than there is": {Size: more.Size, Note: checkpoint.Note(more)},
+		"of other records":   {Size: 1, Note: checkpoint.Note(other)},
+		"no note":            {Size: 1 << 40, Note: []byte("x")},
+		"nothing at all":     {Size: 1},
+	} {
+		w.checkpoint(func(kept *pkipb.AuditCheckpoint) { kept.Size, kept.Note = c.Size, c.Note })
+		if got := w.run()["audit-log-signed"]; !strings.HasPrefix(got, "fail: what is kept as the newest checkpoint is none") {
+			t.Errorf("a checkpoint %s: %s", name, got)
+		}
 	}
 }
 

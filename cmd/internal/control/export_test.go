@@ -8,3 +8,6 @@ var (
 	Pack   = pack
 	Unpack = unpack
 )
+
+// CosignedBy: see cosignedBy.
+var CosignedBy = cosignedBy

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/raftstore/auditlog"
 	checks "github.com/redoubt-cluster/redoubt/threatmodel/control"
 )
 
@@ -124,6 +126,24 @@ func witnessViews(r raftstore.Reader, newest *pkipb.AuditCheckpoint) (out []*con
 	return out
 }
 
+// cosignedBy is what a witness cosigned last of that log, and when by its clock, as its
+// key verifies it. Of how the first dropped records end within a segment an archive alone
+// tells.
+func cosignedBy(w *pkipb.AuditWitness, l *pkipb.AuditWitnessed, log *auditlog.Reader, dropped uint64) (c checkpoint.Checkpoint, at time.Time, err error) {
+	root := log.Root
+	if said, err := checkpoint.Parse(checkpoint.TextOf(l.GetNote())); err == nil && said.Size < dropped && said.Size%auditlog.SegmentEntries != 0 {
+		root = func(uint64) (auditlog.Hash, error) { return said.Root, nil }
+	}
+	if c, err = checkpoint.OfLog(l.GetNote(), l.GetSize(), log.Log.Size(), root); err != nil {
+		return c, time.Unix(l.GetAt(), 0), err
+	}
+	by, err := checkpoint.Cosigned(c, l.GetLine(), w.GetKey())
+	if err != nil {
+		return c, time.Unix(l.GetAt(), 0), err
+	}
+	return c, by.At, nil
+}
+
 // cosignedThat reports whether it is that checkpoint that the witness cosigned last.
 func cosignedThat(l *pkipb.AuditWitnessed, c *pkipb.AuditCheckpoint) bool {
 	text := checkpoint.TextOf(c.GetNote())
@@ -172,8 +192,16 @@ func (s *Server) witnesses(ctx context.Context) (out []checks.Witness, err error
 	}
 	for _, row := range rows {
 		w := checks.Witness{Name: row.w.GetId(), Failure: row.l.GetFailure()}
-		if row.l.GetIncarnation() == incarnation && row.l.GetLine() != "" {
-			w.Size, w.At = row.l.GetSize(), time.Unix(row.l.GetAt(), 0)
+		if row.l.GetLine() != "" { // it says more than what a leader wrote beside it
+			c, by, err := cosignedBy(row.w, row.l, log, dropped)
+			switch {
+			case err != nil && !errors.As(err, new(*checkpoint.ForeignError)) && !errors.Is(err, checkpoint.ErrNotCosigned):
+				return nil, err
+			case err != nil:
+				w.Alarm, w.AlarmAt = "what is kept of its word is not of this log: "+err.Error(), by
+			case c.Incarnation == incarnation:
+				w.Size, w.At = c.Size, by
+			}
 		}
 		if a := row.l.GetAlarm(); a != nil {
 			w.Alarm, w.AlarmAt = a.GetReason(), time.Unix(a.GetAt(), 0)

@@ -206,6 +206,34 @@ func TestWitness(t *testing.T) {
 	}
 }
 
+// TestKeptIsNone: what a former leader left in the place of the newest checkpoint, which
+// has no record, keeps no other from being made, nor the leader from leading.
+func TestKeptIsNone(t *testing.T) {
+	w := newWitnessWorld(t)
+	w.checkpoint() // with the record of the keys
+	w.cosigned(w.show())
+	good := w.newest()
+	other := good
+	other.Size = 1 << 40
+	for name, bad := range map[string]*pkipb.AuditCheckpoint{
+		"no note":            {Size: 1 << 62, Note: []byte("x")},
+		"nothing":            {Size: good.Size},
+		"more than there is": {Size: other.Size, Note: checkpoint.Note(other)},
+	} {
+		if err := w.m.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+			rec, _ := pkistore.AuditCheckpoints.Get(tx, pkistore.CheckpointID)
+			return pkistore.AuditCheckpoints.Put(tx, &pkipb.AuditCheckpoint{Meta: rec.GetMeta(), Id: rec.GetId(), Size: bad.Size, Note: bad.Note})
+		}); err != nil {
+			t.Fatal(err)
+		}
+		w.show()
+		w.checkpoint()
+		if c := w.newest(); c != good {
+			t.Errorf("%s: the newest checkpoint is %+v", name, c)
+		}
+	}
+}
+
 func (w *witnessWorld) witness() (rec *pkipb.AuditWitness) {
 	w.t.Helper()
 	if err := w.m.store.View(func(r *raftstore.ReadTx) error {

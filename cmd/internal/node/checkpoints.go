@@ -116,7 +116,7 @@ func (m *managerState) makeCheckpoint(ctx context.Context) error {
 		return err
 	}
 	size := r.Log.Size()
-	last, err := m.lastCheckpoint()
+	last, foreign, err := m.lastCheckpoint()
 	if err != nil || size == 0 || size == last.GetSize() && len(last.GetDissents()) == 0 {
 		return err
 	}
@@ -150,7 +150,7 @@ func (m *managerState) makeCheckpoint(ctx context.Context) error {
 	if size == last.GetSize() && sameDissents(made.dissents, last.GetDissents()) {
 		return nil
 	}
-	return m.recordCheckpoint(ctx, &made)
+	return m.recordCheckpoint(ctx, foreign, &made)
 }
 
 func sameDissents(a, b []*pkipb.AuditDissent) bool {
@@ -264,17 +264,31 @@ func (a *assembly) check() error {
 	return nil
 }
 
-func (m *managerState) lastCheckpoint() (last *pkipb.AuditCheckpoint, err error) {
-	err = m.store.View(func(r *raftstore.ReadTx) error {
+// lastCheckpoint is the newest that is kept, unless it is none of the log: it has no
+// record, so whoever led could have put anything there, and had no other made. Then
+// foreign is its version.
+func (m *managerState) lastCheckpoint() (last *pkipb.AuditCheckpoint, foreign uint64, err error) {
+	if err := m.store.View(func(r *raftstore.ReadTx) error {
 		last, _ = pkistore.AuditCheckpoints.Get(r, pkistore.CheckpointID)
 		return nil
-	})
-	return last, err
+	}); err != nil || last == nil {
+		return nil, 0, err
+	}
+	log, err := m.store.Records() // of no earlier moment
+	if err != nil {
+		return nil, 0, err
+	}
+	if _, err := checkpoint.OfLog(last.GetNote(), last.GetSize(), log.Log.Size(), log.Root); errors.As(err, new(*checkpoint.ForeignError)) {
+		m.n.log.Error("what is kept as the newest checkpoint of the audit log is none, and is replaced", "err", err)
+		return nil, last.GetMeta().GetVersion(), nil
+	}
+	return last, 0, nil
 }
 
 // recordCheckpoint keeps a checkpoint and the keys that verify it. New keys are in
-// the audit log; a checkpoint is not: the log would never be at rest.
-func (m *managerState) recordCheckpoint(ctx context.Context, a *assembly) error {
+// the audit log; a checkpoint is not: the log would never be at rest. It takes the place
+// of a longer one of version foreign.
+func (m *managerState) recordCheckpoint(ctx context.Context, foreign uint64, a *assembly) error {
 	var fresh []string
 	if err := m.store.View(func(r *raftstore.ReadTx) error {
 		fresh = pki.NewAuditKeys(r, a.keys...)
@@ -291,7 +305,7 @@ func (m *managerState) recordCheckpoint(ctx context.Context, a *assembly) error 
 	}
 	return m.store.Update(ctx, func(tx *raftstore.Tx) error {
 		rec, _ := pkistore.AuditCheckpoints.Get(tx, pkistore.CheckpointID)
-		if rec.GetSize() > a.c.Size {
+		if rec.GetSize() > a.c.Size && rec.GetMeta().GetVersion() != foreign {
 			return nil // another leader was faster
 		}
 		rec = proto.CloneOf(rec)
