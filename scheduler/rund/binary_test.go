@@ -26,6 +26,10 @@ import (
 // TestBinary runs the real program as the supervisor does: own mount namespace,
 // the profile's capabilities, seccomp; and a container through it.
 func TestBinary(t *testing.T) {
+	// The kernel kills the program when the thread ends that started it, as one does whose
+	// user was changed.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	n := newNode(t)
 	n.stop()
 	bin := filepath.Join(base, "redoubt-rund")

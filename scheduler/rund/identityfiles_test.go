@@ -49,7 +49,9 @@ func TestIdentityFiles(t *testing.T) {
 	if err := put(d.GetTaskId(), "1"); err != nil {
 		t.Fatal(err)
 	}
-	n.awaitPhase(d.GetTaskId(), rundpb.Phase_PHASE_RUNNING)
+	for _, id := range []string{d.GetTaskId(), other.GetTaskId()} { // a restart in the middle of a start is another test's
+		n.awaitPhase(id, rundpb.Phase_PHASE_RUNNING)
+	}
 	look := func(generation string) {
 		t.Helper()
 		if cert, key := s.inside(d, "/certs/tls.crt"), s.inside(d, "/certs/tls.key"); cert != "cert "+generation || key != canary+generation {
