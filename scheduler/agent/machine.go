@@ -3,7 +3,6 @@ package agent
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -383,25 +382,6 @@ func (m *machine) holds() []byte {
 	return d
 }
 
-// reports takes up to n statuses that the manager has not heard.
-func (m *machine) reports(n int) []*schedulerpb.TaskReport {
-	var out []*schedulerpb.TaskReport
-	for _, t := range m.tasks {
-		if t.dirty && t.assignment != nil && len(out) < n {
-			out = append(out, &schedulerpb.TaskReport{TaskId: t.id, Status: proto.CloneOf(t.status)})
-			t.dirty = false
-		}
-	}
-	return out
-}
-
-// reportAll makes every status unreported: a new session begins.
-func (m *machine) reportAll() {
-	for _, t := range m.tasks {
-		t.dirty = t.status != nil
-	}
-}
-
 // has reports whether the task is assigned to this node.
 func (m *machine) has(id string) bool {
 	t := m.tasks[id]
@@ -416,5 +396,3 @@ func wanted(t *task) bool {
 func finished(a *rundpb.TaskActual) bool {
 	return a.GetPhase() == rundpb.Phase_PHASE_EXITED || a.GetPhase() == rundpb.Phase_PHASE_FAILED
 }
-
-var errSilent = errors.New("nothing was heard from the manager")

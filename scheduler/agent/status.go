@@ -297,3 +297,22 @@ func endpointFrom(p *rundpb.Endpoint) (mesh.Endpoint, error) {
 	}
 	return mesh.Endpoint{MAC: mac, Address: addr}, nil
 }
+
+// reports takes up to n statuses that the manager has not heard.
+func (m *machine) reports(n int) []*schedulerpb.TaskReport {
+	var out []*schedulerpb.TaskReport
+	for _, t := range m.tasks {
+		if t.dirty && t.assignment != nil && len(out) < n {
+			out = append(out, &schedulerpb.TaskReport{TaskId: t.id, Status: proto.CloneOf(t.status)})
+			t.dirty = false
+		}
+	}
+	return out
+}
+
+// reportAll makes every status unreported: a new session begins.
+func (m *machine) reportAll() {
+	for _, t := range m.tasks {
+		t.dirty = t.status != nil
+	}
+}
