@@ -21,13 +21,35 @@ type Server struct {
 // Bootstrap makes this server a cluster of one. It is refused where there is
 // any state already.
 func (s *Store) Bootstrap() error {
-	err := s.await(s.raft.BootstrapCluster(raft.Configuration{Servers: []raft.Server{{
-		ID: raft.ServerID(s.cfg.NodeID), Address: raft.ServerAddress(s.cfg.Transport.Advertise),
-	}}}))
+	err := s.await(s.raft.BootstrapCluster(s.alone()))
 	if errors.Is(err, raft.ErrCantBootstrap) {
 		return errors.New("raftstore: this server has state already: it cannot begin a new cluster")
 	}
 	return err
+}
+
+// alone is the configuration of a cluster of this server.
+func (s *Store) alone() raft.Configuration {
+	return raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(s.cfg.NodeID), Address: raft.ServerAddress(s.cfg.Transport.Advertise)}}}
+}
+
+// finishBootstrap ends a Bootstrap that a crash cut short after the term was written
+// and before the configuration was: raft would neither begin nor go on. By nothing else
+// has a server without entries term 1, as no leader is of a term before 2.
+func (s *Store) finishBootstrap(logs raft.LogStore, stable *sealedStable) error {
+	last, err := logs.LastIndex()
+	if err != nil {
+		return err
+	}
+	kept, err := s.files.Snapshots.List()
+	if err != nil {
+		return err
+	}
+	term, vote, voted, err := stable.votes()
+	if err != nil || last > 0 || len(kept) > 0 || term != 1 || vote > 0 || voted {
+		return err
+	}
+	return logs.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(s.alone())})
 }
 
 // Servers is the latest configuration, committed or not, in the order of ids.

@@ -161,8 +161,7 @@ func (s *Store) lay(at Position) (err error) {
 		return err
 	}
 	snaps := &markedSnapshots{files.Snapshots, mark, nil}
-	sink, err := snaps.Create(raft.SnapshotVersionMax, at.Index, at.Term, raft.Configuration{Servers: []raft.Server{{
-		ID: raft.ServerID(s.cfg.NodeID), Address: raft.ServerAddress(s.cfg.Transport.Advertise)}}}, at.Index, nil)
+	sink, err := snaps.Create(raft.SnapshotVersionMax, at.Index, at.Term, s.alone(), at.Index, nil)
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,10 @@ func (s *Store) start(ctx context.Context, bind *binder) error {
 		if err := mark.load(); err != nil {
 			return err
 		}
-		return errors.Join(sealed.verify(ctx.Done()), stable.verify(), s.loadWitness(stable))
+		if err := errors.Join(sealed.verify(ctx.Done()), stable.verify(), s.loadWitness(stable)); err != nil {
+			return err
+		}
+		return s.finishBootstrap(sealed, stable)
 	}); err != nil {
 		return err
 	}
