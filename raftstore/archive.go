@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/redoubt-cluster/redoubt/internal/atomicfile"
 	"github.com/redoubt-cluster/redoubt/internal/keyscan"
@@ -29,6 +30,8 @@ type archive struct {
 	full    chan auditlog.Segment
 	mu      sync.Mutex               // guards written
 	written map[uint64]auditlog.Hash // those that run wrote and that have not left yet, by number
+
+	dropped atomic.Uint64 // segments before that one are kept elsewhere
 }
 
 func newArchive(dir string, bind *binder) *archive {
@@ -132,7 +135,10 @@ func (a *archive) write(s auditlog.Segment) error {
 	if err := os.MkdirAll(a.dir, 0o700); err != nil {
 		return err
 	}
-	return a.writeSealed(s.Number, s.Encode())
+	if err := a.writeSealed(s.Number, s.Encode()); err != nil || s.Number >= a.dropped.Load() {
+		return err
+	}
+	return atomicfile.Remove(a.path(s.Number)) // the log is applied again, from before it was dropped
 }
 
 func (a *archive) writeSealed(n uint64, plain []byte) error {
@@ -145,6 +151,7 @@ func (a *archive) writeSealed(n uint64, plain []byte) error {
 
 // drop removes all segments before that one.
 func (a *archive) drop(before uint64) error {
+	a.dropped.Store(before) // first: what is being written is seen below, or sees this
 	files, err := os.ReadDir(a.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

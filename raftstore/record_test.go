@@ -252,6 +252,30 @@ func TestSegmentsAreWrittenAhead(t *testing.T) {
 	}
 }
 
+// TestDroppedStaysDropped: the log is applied again from before segments were dropped, and
+// whoever still writes one of them then leaves no file.
+func TestDroppedStaysDropped(t *testing.T) {
+	f := recordingFSM(t, t.TempDir())
+	index := uint64(10)
+	if err := f.archive.drop(1); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		for range auditlog.SegmentEntries {
+			index++
+			for _, err := range apply(t, f, index, int64(index), recorded("record")) {
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		f.archive.writeAhead(<-f.archive.full)
+	}
+	if f.archive.has(0) || !f.archive.has(1) {
+		t.Errorf("the first segment has a file: %t; the second: %t", f.archive.has(0), f.archive.has(1))
+	}
+}
+
 func modified(t *testing.T, path string) time.Time {
 	t.Helper()
 	info, err := os.Stat(path)

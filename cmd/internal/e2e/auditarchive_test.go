@@ -74,7 +74,7 @@ func TestAuditArchive(t *testing.T) {
 	})
 	whole := func() {
 		t.Helper()
-		eventually(t, time.Minute, func() string {
+		eventually(t, 3*time.Minute, func() string { // files are looked after each minute
 			r := c.on("manager-1", "audit", "verify", "--checkpoint", kept, "--keys", keys)
 			if r.code != 0 || strings.Count(r.stdout, " same ") != 3 || !strings.Contains(r.stderr, "archived: segments 0 to 1 (records 0 to 2047), dropped on ") || !strings.Contains(r.stderr, "manager-2") {
 				return fmt.Sprintf("audit verify: %v", r)

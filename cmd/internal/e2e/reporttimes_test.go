@@ -19,11 +19,14 @@ import (
 // services (5) of one task each, by the command that an operator gives on a manager,
 // REDOUBT_REPORT_ROUNDS times (2). Nothing in it may be unjudged.
 func TestReportTimes(t *testing.T) {
-	services, rounds := 5, 2
+	services, rounds, measured := 5, 2, false
 	for name, n := range map[string]*int{"REDOUBT_REPORT_SERVICES": &services, "REDOUBT_REPORT_ROUNDS": &rounds} {
 		if v, err := strconv.Atoi(os.Getenv(name)); err == nil && v > 0 {
-			*n = v
+			*n, measured = v, true
 		}
+	}
+	if !measured {
+		t.Parallel()
 	}
 	c := up(t, "report-times", 3, 2)
 	c.load()
@@ -41,11 +44,11 @@ func TestReportTimes(t *testing.T) {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "report.json")
-	var took []time.Duration
-	for range rounds {
+	one := func() (took time.Duration, unjudged string) {
+		t.Helper()
 		began := time.Now()
 		r := c.on("manager-1", "compliance", "run", "--profile", "redoubt-baseline", "--scope", "all", "--format", "json", "--out", file)
-		took = append(took, time.Since(began))
+		took = time.Since(began)
 		if r.code != 0 && r.code != 2 { // a lab has what a cluster should not have
 			t.Fatal(r)
 		}
@@ -56,13 +59,23 @@ func TestReportTimes(t *testing.T) {
 		judged := map[string]bool{}
 		for _, x := range rep.Results {
 			if x.Outcome == checks.Error {
-				t.Errorf("%s of %s %s: %v", x.Control, x.Target.Kind, x.Target.Name, x.Evidence)
+				unjudged += fmt.Sprintf("%s of %s %s: %v\n", x.Control, x.Target.Kind, x.Target.Name, x.Evidence)
 			}
 			judged[x.Target.ID] = true
 		}
 		if len(judged) != 6 {
-			t.Errorf("it judges %d, not five nodes and the cluster", len(judged))
+			unjudged += fmt.Sprintf("it judges %d, not five nodes and the cluster", len(judged))
 		}
+		return took, unjudged
+	}
+	eventually(t, 2*time.Minute, func() string { _, unjudged := one(); return unjudged }) // of clocks nothing is known in the first seconds
+	var took []time.Duration
+	for range rounds {
+		d, unjudged := one()
+		if unjudged != "" {
+			t.Error(unjudged)
+		}
+		took = append(took, d)
 	}
 	t.Logf("in turn %v", took)
 	slices.Sort(took)
