@@ -33,6 +33,8 @@ type loop struct {
 	wake time.Time
 	// again is when services are to be looked at though nothing changed.
 	again map[string]time.Time
+	// statuses are how far updates are, as plans say, to be written.
+	statuses []statusChange
 	// drop has services whose virtual addresses stayed long enough, and until when.
 	drop map[string]int64
 	// latch: managers' availability may have to be latched.

@@ -59,6 +59,9 @@ func (l *loop) step(ctx context.Context) error {
 	if err := l.commit(ctx, writes); err != nil {
 		return err
 	}
+	if err := l.advance(ctx); err != nil {
+		return err
+	}
 	return l.dropVIPs(ctx)
 }
 
@@ -151,6 +154,7 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 		if delete(l.again, id); !p.Again.IsZero() {
 			l.again[id] = p.Again
 		}
+		l.note(in.Service, p)
 		l.linger(in.Service, now)
 		if in.Service == nil && svc.Empty() && len(p.Revisions) == 0 {
 			delete(l.services, id)

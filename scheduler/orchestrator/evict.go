@@ -28,7 +28,7 @@ func (r *round) evict(g *group) {
 		case current && !r.in.Request.Matches(n):
 			r.stop(it)
 		case store.Effective(n) != store.Drain:
-		case current && g.slot > 0 && g.replaceable(it) && r.inTime(n):
+		case current && g.slot > 0 && g.replaceable(it) && r.inTime(g, n):
 			it.leaving = true
 		default:
 			r.stop(it)
@@ -61,7 +61,7 @@ func (g *group) replaceable(it *item) bool {
 
 // inTime reports whether a task on the drained node may go on: until so long
 // before the deadline as it may take to stop.
-func (r *round) inTime(n *schedulerpb.Node) bool {
+func (r *round) inTime(g *group, n *schedulerpb.Node) bool {
 	if n.GetDrainBy() == 0 {
 		return true
 	}
@@ -70,8 +70,6 @@ func (r *round) inTime(n *schedulerpb.Node) bool {
 	if !end.After(r.in.Now) {
 		return false
 	}
-	if r.until.IsZero() || end.Before(r.until) {
-		r.until = end
-	}
+	r.wake(g, end)
 	return true
 }

@@ -16,6 +16,9 @@ const (
 	// placed at once when there is room; the others follow.
 	MaxWaiting = 256
 
+	// maxReason bounds what is told of why a task failed.
+	maxReason = 200
+
 	// defaultGrace is how long a task may take to stop where its service does not
 	// say.
 	defaultGrace = 10 * time.Second

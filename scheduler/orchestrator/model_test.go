@@ -9,6 +9,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -36,6 +37,17 @@ func TestConvergesFromAnywhere(t *testing.T) {
 					t.Skip()
 				}
 				w.update()
+			},
+			"rollout": func(t *rapid.T) {
+				if w.service == nil {
+					t.Skip()
+				}
+				w.rollout(config(t, "update", spec.ActionPause, spec.ActionContinue, spec.ActionRollback), config(t, "rollback", spec.ActionPause, spec.ActionContinue))
+			},
+			"resume": func(*rapid.T) {
+				if w.service != nil {
+					w.resume()
+				}
 			},
 			"remove service": func(t *rapid.T) {
 				if rapid.IntRange(0, 9).Draw(t, "rarely") == 0 {
@@ -86,7 +98,11 @@ func TestConvergesFromAnywhere(t *testing.T) {
 		if len(w.nodes) == 0 {
 			w.addNode()
 		}
-		w.settle()
+		for range 3 { // each time what failed before is behind it
+			if w.settle(); w.service != nil {
+				w.resume()
+			}
+		}
 		if p := Reconcile(w.input()); len(p.Slots)+len(p.Revisions) > 0 || p.More {
 			t.Fatalf("what was remembered hid from the plan %v", p)
 		}

@@ -27,7 +27,9 @@ func (s *Service) replicated(r *round) {
 		}
 	}
 	if s.whole() {
-		s.update(r)
+		if s.judge(r, s.present >= want || s.waiting >= MaxWaiting); r.status == nil {
+			s.update(r)
+		}
 		s.scaleUp(r, want-s.present)
 	}
 }
@@ -116,14 +118,17 @@ func (s *Service) global(r *round) {
 		s.sum(r, g)
 	}
 	if s.whole() {
-		s.update(r)
+		if s.judge(r, true); r.status == nil {
+			s.update(r)
+		}
 	}
 }
 
 // tend brings a group to one task of the current revision, but for one that
-// runs an older: those take turns.
+// runs an older: those take turns. A group is tended once in a plan.
 func (r *round) tend(g *group) {
 	r.evict(g)
+	r.overlap(g)
 	r.dedupe(g)
 	r.renew(g)
 	r.replace(g, r.creatable(g))

@@ -20,8 +20,13 @@
 //   - a slot (or a node, for a global service) has at most one task that may
 //     have a container; a replacement is made when its predecessor has ended,
 //     was never given a node, or was lost with its node. One that serves on a
-//     drained node is the exception: its replacement is made beside it, on
-//     another node, and it ends when that one runs;
+//     drained node is the exception, and one that serves under an older
+//     revision where new tasks are started first: its replacement is made beside
+//     it, and it ends when that one runs;
+//   - an update stops no more tasks that serve than its parallelism, and none
+//     before another serves in its place where new tasks are started first. What
+//     it knows of how far it is stands in the store: in the tasks, and in the
+//     service's UpdateStatus;
 //   - state and desired state of a task only grow;
 //   - the restart policy governs tasks that ended by themselves. What the
 //     cluster stopped (update, drain, changed labels) or lost (node down or
@@ -109,6 +114,11 @@ type Plan struct {
 	// More: some slots were not looked at yet, so that one large service does
 	// not keep the others waiting.
 	More bool
+	// Status is what the service's UpdateStatus becomes; nil: it stays. RollBack, if not
+	// empty, says why the service is to go back to the spec that its update began from;
+	// where that cannot be it has Status.
+	Status   *schedulerpb.UpdateStatus
+	RollBack string
 	// Again is when the service must be planned again though nothing changed;
 	// zero: never.
 	Again time.Time

@@ -16,7 +16,8 @@ type item struct {
 	old  *schedulerpb.Task // nil: made by this plan
 	t    *schedulerpb.Task // old itself until something is changed
 	gone bool
-	// leaving: it runs on a drained node until its replacement does.
+	// leaving: it runs on a drained node, or under an older revision, until its
+	// replacement does.
 	leaving bool
 }
 
@@ -33,18 +34,31 @@ type group struct {
 	place
 	items []*item
 	spare bool // what is made here is of one more slot
+	timed bool // it is to be looked at again when round.until is reached
 }
 
 // round is the making of one plan.
 type round struct {
 	in     Input
+	rule   rule
 	groups map[place]*group
 	// creates counts; over are the groups for which there was no room.
 	creates int
 	over    []*group
-	// until is when the first task of those that leave must go; zero: none has
-	// a deadline.
+	// until is when the first of the timed groups is to be looked at; zero: there
+	// are none.
 	until time.Time
+	// See Plan.
+	status   *schedulerpb.UpdateStatus
+	rollBack string
+}
+
+// wake has a group looked at again at that time, or before.
+func (r *round) wake(g *group, at time.Time) {
+	g.timed = true
+	if r.until.IsZero() || at.Before(r.until) {
+		r.until = at
+	}
 }
 
 // look reads a group, and gives up those of its tasks whose node is lost.

@@ -14,20 +14,23 @@ type Service struct {
 	all bool // nothing is known yet
 	// revision is that of the service for which the summaries hold; 0: removed.
 	revision uint64
+	rule     rule
 	dirty    map[place]struct{}
 	groups   map[place]summary // those with tasks
 
 	// Sums over groups.
-	present, busy, waiting int
-	stale                  map[place]struct{}
-	old                    map[uint64]int // groups with tasks of a revision that is not the current
+	present, busy, waiting, open int
+	stale                        map[place]struct{}
+	failures                     map[place]string // what failed, for people
+	old                          map[uint64]int   // groups with tasks of a revision that is not the current
 
 	low uint32 // every slot below is present
 
-	// leaving are the groups with a task that leaves a drained node, and due is
-	// when the first of them must go; zero: no deadline.
-	leaving map[place]struct{}
-	due     time.Time
+	// timed are the groups that time alone changes: with a task that leaves a node which
+	// has a deadline, or one that an update still watches or pauses after. due is when the
+	// first of them is to be looked at; zero: there are none.
+	timed map[place]struct{}
+	due   time.Time
 }
 
 // place is a slot of a replicated service, or a node of a global one (slot 0).
@@ -45,7 +48,9 @@ type summary struct {
 	present bool  // in use: not one that only waits for its tasks to be gone
 	rank    uint8 // what it gives: 2 runs, 1 is on its way, 0 nothing
 	busy    bool  // an update waits for it
-	stale   bool  // it runs a task of an older revision
+	stale   bool  // it runs a task of an older revision, and has not had its turn
+	open    bool  // an update is not over because of it
+	failed  bool  // a task of the update has failed
 	waiting bool  // its task has no node, and no restart delay to wait for
 	// old are the revisions of its tasks other than the current; nil: none. A
 	// pointer, as this is kept of each slot there is.
@@ -78,9 +83,9 @@ func (s *Service) Empty() bool { return !s.all && len(s.groups) == 0 && len(s.di
 // reset forgets the summaries and has everything looked at.
 func (s *Service) reset(in Input) {
 	*s = Service{
-		revision: in.Service.GetRevision(),
-		dirty:    map[place]struct{}{}, groups: map[place]summary{},
-		stale: map[place]struct{}{}, leaving: map[place]struct{}{}, old: map[uint64]int{}, low: 1,
+		revision: in.Service.GetRevision(), rule: ruleOf(in.Service),
+		dirty: map[place]struct{}{}, groups: map[place]summary{},
+		stale: map[place]struct{}{}, timed: map[place]struct{}{}, failures: map[place]string{}, old: map[uint64]int{}, low: 1,
 	}
 	for t := range in.Tasks {
 		s.Touch(t.GetSlot(), t.GetTargetNodeId())
@@ -96,16 +101,16 @@ func (s *Service) reset(in Input) {
 // nothing to do until something changes. The caller touches every slot whose
 // changes were made, or left out.
 func (s *Service) Plan(in Input) Plan {
-	if s.all || s.revision != in.Service.GetRevision() {
+	if s.all || s.revision != in.Service.GetRevision() || s.rule != ruleOf(in.Service) {
 		s.reset(in)
 	}
 	if !s.due.IsZero() && !s.due.After(in.Now) {
-		for p := range s.leaving {
+		for p := range s.timed {
 			s.dirty[p] = struct{}{}
 		}
 		s.due = time.Time{}
 	}
-	r := &round{in: in, groups: map[place]*group{}}
+	r := &round{in: in, rule: s.rule, groups: map[place]*group{}}
 	for p := range s.dirty {
 		if len(r.groups) >= maxLook {
 			break
@@ -131,7 +136,7 @@ func (s *Service) Plan(in Input) Plan {
 		s.dirty[g.place] = struct{}{}
 	}
 	switch {
-	case len(s.leaving) == 0:
+	case len(s.timed) == 0:
 		s.due = time.Time{}
 	case !r.until.IsZero() && (s.due.IsZero() || r.until.Before(s.due)):
 		s.due = r.until
@@ -139,6 +144,7 @@ func (s *Service) Plan(in Input) Plan {
 	return Plan{
 		ServiceID: in.ServiceID, ServiceVersion: in.Service.GetMeta().GetVersion(),
 		Slots: r.changes(), Revisions: s.unused(in), More: len(s.dirty) > 0, Again: s.due,
+		Status: r.status, RollBack: r.rollBack,
 	}
 }
 
@@ -182,6 +188,11 @@ func (s *Service) sum(r *round, g *group) {
 	count(&s.present, was.present, now.present)
 	count(&s.busy, was.busy, now.busy)
 	count(&s.waiting, was.waiting, now.waiting)
+	count(&s.open, was.open, now.open)
+	if delete(s.failures, g.place); now.failed {
+		t, _ := r.failure(g)
+		s.failures[g.place] = failureText(t)
+	}
 	for _, rev := range was.revisions() {
 		if s.old[rev]--; s.old[rev] == 0 {
 			delete(s.old, rev)
@@ -193,8 +204,8 @@ func (s *Service) sum(r *round, g *group) {
 	if delete(s.stale, g.place); now.stale {
 		s.stale[g.place] = struct{}{}
 	}
-	if delete(s.leaving, g.place); slices.ContainsFunc(g.items, func(it *item) bool { return it.leaving && it.wanted() }) {
-		s.leaving[g.place] = struct{}{}
+	if delete(s.timed, g.place); g.timed {
+		s.timed[g.place] = struct{}{}
 	}
 	if !now.present && g.slot > 0 {
 		s.low = min(s.low, g.slot)
@@ -226,20 +237,10 @@ func (r *round) summarise(g *group) (s summary, there bool) {
 	if r.in.Service == nil || !r.kept(g) {
 		return s, there
 	}
-	it := g.main()
-	if it == nil {
-		s.busy = r.returning(g)
-		return s, there
+	if it := g.main(); it != nil {
+		s.waiting = it.t.GetNodeId() == "" && it.t.GetNotBefore() == 0
 	}
-	s.waiting = it.t.GetNodeId() == "" && it.t.GetNotBefore() == 0
-	switch {
-	case it.t.GetRevision() == current:
-		s.busy = r.unfinished(g, it)
-	case store.State(it.t) == store.Running:
-		s.stale = true
-	default:
-		s.busy = it.t.GetNodeId() != ""
-	}
+	r.progress(g, &s)
 	return s, there
 }
 

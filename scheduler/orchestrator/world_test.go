@@ -36,6 +36,10 @@ type world struct {
 	seen map[string]*schedulerpb.Node
 	// drained are the nodes that were so at any time.
 	drained map[string]bool
+	// overlaps: new tasks were started first at some time.
+	overlaps bool
+	// before is the revision that an update goes back to.
+	before uint64
 }
 
 func newWorld(t rapid.TB, global bool, policy *taskpb.RestartPolicy) *world {
@@ -141,8 +145,15 @@ func (w *world) reconcile(pass func() bool) int {
 		}
 		delete(w.revs, id)
 	}
+	if p.Status != nil && pass() {
+		w.advance(p)
+	}
 	w.invariants()
-	return len(p.Slots) + len(p.Revisions)
+	n := len(p.Slots) + len(p.Revisions)
+	if p.Status != nil || p.Again.After(w.now) {
+		n++
+	}
+	return n
 }
 
 func (w *world) check(c Change) {
@@ -176,7 +187,7 @@ func (w *world) invariants() {
 		live[key] = append(live[key], t)
 	}
 	for key, tasks := range live {
-		leaves := func(t *schedulerpb.Task) bool { return t.GetSlot() > 0 && w.drained[t.GetNodeId()] }
+		leaves := func(t *schedulerpb.Task) bool { return t.GetSlot() > 0 && w.drained[t.GetNodeId()] || w.overlaps }
 		if len(tasks) > 2 || len(tasks) == 2 && !slices.ContainsFunc(tasks, leaves) {
 			w.t.Fatalf("live in %s: %v", key, tasks)
 		}
@@ -264,6 +275,7 @@ func (w *world) agent(id string, fails bool) bool {
 		return false
 	default:
 		next.Status.State = store.Running
+		next.RunningAt = w.now.UnixNano()
 	}
 	w.put(next)
 	return true

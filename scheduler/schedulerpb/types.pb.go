@@ -275,6 +275,173 @@ func (NodeState) EnumDescriptor() ([]byte, []int) {
 	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
 }
 
+type UpdateStatus_State int32
+
+const (
+	UpdateStatus_STATE_UNSPECIFIED UpdateStatus_State = 0
+	UpdateStatus_STATE_UPDATING    UpdateStatus_State = 1
+	// Tasks failed: no more are replaced until somebody says so.
+	UpdateStatus_STATE_PAUSED    UpdateStatus_State = 2
+	UpdateStatus_STATE_COMPLETED UpdateStatus_State = 3
+	// The same on the way back to a former spec.
+	UpdateStatus_STATE_ROLLBACK_STARTED   UpdateStatus_State = 4
+	UpdateStatus_STATE_ROLLBACK_PAUSED    UpdateStatus_State = 5
+	UpdateStatus_STATE_ROLLBACK_COMPLETED UpdateStatus_State = 6
+)
+
+// Enum value maps for UpdateStatus_State.
+var (
+	UpdateStatus_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_UPDATING",
+		2: "STATE_PAUSED",
+		3: "STATE_COMPLETED",
+		4: "STATE_ROLLBACK_STARTED",
+		5: "STATE_ROLLBACK_PAUSED",
+		6: "STATE_ROLLBACK_COMPLETED",
+	}
+	UpdateStatus_State_value = map[string]int32{
+		"STATE_UNSPECIFIED":        0,
+		"STATE_UPDATING":           1,
+		"STATE_PAUSED":             2,
+		"STATE_COMPLETED":          3,
+		"STATE_ROLLBACK_STARTED":   4,
+		"STATE_ROLLBACK_PAUSED":    5,
+		"STATE_ROLLBACK_COMPLETED": 6,
+	}
+)
+
+func (x UpdateStatus_State) Enum() *UpdateStatus_State {
+	p := new(UpdateStatus_State)
+	*p = x
+	return p
+}
+
+func (x UpdateStatus_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UpdateStatus_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_schedulerpb_types_proto_enumTypes[4].Descriptor()
+}
+
+func (UpdateStatus_State) Type() protoreflect.EnumType {
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[4]
+}
+
+func (x UpdateStatus_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UpdateStatus_State.Descriptor instead.
+func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{1, 0}
+}
+
+type UpdateConfig_FailureAction int32
+
+const (
+	UpdateConfig_FAILURE_ACTION_UNSPECIFIED UpdateConfig_FailureAction = 0 // pause
+	UpdateConfig_FAILURE_ACTION_PAUSE       UpdateConfig_FailureAction = 1
+	UpdateConfig_FAILURE_ACTION_CONTINUE    UpdateConfig_FailureAction = 2
+	// To the spec before. Not of rollback.
+	UpdateConfig_FAILURE_ACTION_ROLLBACK UpdateConfig_FailureAction = 3
+)
+
+// Enum value maps for UpdateConfig_FailureAction.
+var (
+	UpdateConfig_FailureAction_name = map[int32]string{
+		0: "FAILURE_ACTION_UNSPECIFIED",
+		1: "FAILURE_ACTION_PAUSE",
+		2: "FAILURE_ACTION_CONTINUE",
+		3: "FAILURE_ACTION_ROLLBACK",
+	}
+	UpdateConfig_FailureAction_value = map[string]int32{
+		"FAILURE_ACTION_UNSPECIFIED": 0,
+		"FAILURE_ACTION_PAUSE":       1,
+		"FAILURE_ACTION_CONTINUE":    2,
+		"FAILURE_ACTION_ROLLBACK":    3,
+	}
+)
+
+func (x UpdateConfig_FailureAction) Enum() *UpdateConfig_FailureAction {
+	p := new(UpdateConfig_FailureAction)
+	*p = x
+	return p
+}
+
+func (x UpdateConfig_FailureAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UpdateConfig_FailureAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_schedulerpb_types_proto_enumTypes[5].Descriptor()
+}
+
+func (UpdateConfig_FailureAction) Type() protoreflect.EnumType {
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[5]
+}
+
+func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UpdateConfig_FailureAction.Descriptor instead.
+func (UpdateConfig_FailureAction) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5, 0}
+}
+
+type UpdateConfig_Order int32
+
+const (
+	UpdateConfig_ORDER_UNSPECIFIED UpdateConfig_Order = 0 // stop-first
+	// The new task is made when the old one has ended.
+	UpdateConfig_ORDER_STOP_FIRST UpdateConfig_Order = 1
+	// The old task is stopped when the new one serves beside it.
+	UpdateConfig_ORDER_START_FIRST UpdateConfig_Order = 2
+)
+
+// Enum value maps for UpdateConfig_Order.
+var (
+	UpdateConfig_Order_name = map[int32]string{
+		0: "ORDER_UNSPECIFIED",
+		1: "ORDER_STOP_FIRST",
+		2: "ORDER_START_FIRST",
+	}
+	UpdateConfig_Order_value = map[string]int32{
+		"ORDER_UNSPECIFIED": 0,
+		"ORDER_STOP_FIRST":  1,
+		"ORDER_START_FIRST": 2,
+	}
+)
+
+func (x UpdateConfig_Order) Enum() *UpdateConfig_Order {
+	p := new(UpdateConfig_Order)
+	*p = x
+	return p
+}
+
+func (x UpdateConfig_Order) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UpdateConfig_Order) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_schedulerpb_types_proto_enumTypes[6].Descriptor()
+}
+
+func (UpdateConfig_Order) Type() protoreflect.EnumType {
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[6]
+}
+
+func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UpdateConfig_Order.Descriptor instead.
+func (UpdateConfig_Order) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5, 1}
+}
+
 type Service struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Meta  *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
@@ -289,6 +456,11 @@ type Service struct {
 	Vips []*taskpb.Attachment `protobuf:"bytes,5,rep,name=vips,proto3" json:"vips,omitempty"`
 	// Unix nanoseconds; 0: they stay, or there are none.
 	VipsUntil int64 `protobuf:"varint,6,opt,name=vips_until,json=vipsUntil,proto3" json:"vips_until,omitempty"`
+	// Of the change of its revision that goes on or was the last; none: there was none.
+	UpdateStatus *UpdateStatus `protobuf:"bytes,8,opt,name=update_status,json=updateStatus,proto3" json:"update_status,omitempty"`
+	// Of spec; its ServiceSpecRecord says when it came, and by whom. 0: it is from
+	// before specs had numbers, and 1.
+	SpecNumber uint64 `protobuf:"varint,9,opt,name=spec_number,json=specNumber,proto3" json:"spec_number,omitempty"`
 	// A redoubt.lock.v1.Signed of spec; empty: nobody signed it.
 	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -367,7 +539,245 @@ func (x *Service) GetVipsUntil() int64 {
 	return 0
 }
 
+func (x *Service) GetUpdateStatus() *UpdateStatus {
+	if x != nil {
+		return x.UpdateStatus
+	}
+	return nil
+}
+
+func (x *Service) GetSpecNumber() uint64 {
+	if x != nil {
+		return x.SpecNumber
+	}
+	return 0
+}
+
 func (x *Service) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+// UpdateStatus is how far a service is on its way to its revision.
+type UpdateStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State UpdateStatus_State     `protobuf:"varint,1,opt,name=state,proto3,enum=redoubt.scheduler.v1.UpdateStatus_State" json:"state,omitempty"`
+	// Unix nanoseconds; completed_at is 0 until it is.
+	StartedAt   int64 `protobuf:"varint,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	CompletedAt int64 `protobuf:"varint,3,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
+	// For people: what it waits for, or why it ended so.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Unix nanoseconds: tasks made before then count for no failure. It is when this
+	// began, or was last resumed.
+	Since int64 `protobuf:"varint,5,opt,name=since,proto3" json:"since,omitempty"`
+	// Number of the spec that an update goes back to where it fails: the last that was
+	// in force without being on its way. 0: there is none.
+	From uint64 `protobuf:"varint,6,opt,name=from,proto3" json:"from,omitempty"`
+	// Number of the spec that it began with.
+	Number uint64 `protobuf:"varint,7,opt,name=number,proto3" json:"number,omitempty"`
+	// The highest revision that the service ever had: after a rollback it has one of
+	// before, and the next is beyond this.
+	NewestRevision uint64 `protobuf:"varint,8,opt,name=newest_revision,json=newestRevision,proto3" json:"newest_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *UpdateStatus) Reset() {
+	*x = UpdateStatus{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateStatus) ProtoMessage() {}
+
+func (x *UpdateStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateStatus.ProtoReflect.Descriptor instead.
+func (*UpdateStatus) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *UpdateStatus) GetState() UpdateStatus_State {
+	if x != nil {
+		return x.State
+	}
+	return UpdateStatus_STATE_UNSPECIFIED
+}
+
+func (x *UpdateStatus) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *UpdateStatus) GetCompletedAt() int64 {
+	if x != nil {
+		return x.CompletedAt
+	}
+	return 0
+}
+
+func (x *UpdateStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *UpdateStatus) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+func (x *UpdateStatus) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *UpdateStatus) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *UpdateStatus) GetNewestRevision() uint64 {
+	if x != nil {
+		return x.NewestRevision
+	}
+	return 0
+}
+
+// ServiceSpecRecord ("<service id>/<number>") is one spec that a service had. Some
+// are kept, the newest ones.
+type ServiceSpecRecord struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Meta      *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	Number    uint64                 `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	// Unix nanoseconds when it was made, and who made it.
+	At int64  `protobuf:"varint,5,opt,name=at,proto3" json:"at,omitempty"`
+	By string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	// The service's revision with it.
+	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// None: it is the one in force, and stands in the service.
+	Spec *ServiceSpec `protobuf:"bytes,8,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The service's with it.
+	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceSpecRecord) Reset() {
+	*x = ServiceSpecRecord{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceSpecRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceSpecRecord) ProtoMessage() {}
+
+func (x *ServiceSpecRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceSpecRecord.ProtoReflect.Descriptor instead.
+func (*ServiceSpecRecord) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ServiceSpecRecord) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *ServiceSpecRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ServiceSpecRecord) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *ServiceSpecRecord) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ServiceSpecRecord) GetAt() int64 {
+	if x != nil {
+		return x.At
+	}
+	return 0
+}
+
+func (x *ServiceSpecRecord) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ServiceSpecRecord) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ServiceSpecRecord) GetSpec() *ServiceSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *ServiceSpecRecord) GetSigned() []byte {
 	if x != nil {
 		return x.Signed
 	}
@@ -392,7 +802,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[1]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +814,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[1]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +827,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Revision) GetMeta() *raftstorepb.Meta {
@@ -470,13 +880,17 @@ type ServiceSpec struct {
 	// Which nodes answer on its ports of mode ingress: those that meet all of them;
 	// none: every node. "node.labels.edge==true", "node.availability!=drain", …
 	IngressConstraints []string `protobuf:"bytes,7,rep,name=ingress_constraints,json=ingressConstraints,proto3" json:"ingress_constraints,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// How its tasks are replaced when task changes, and when it is rolled back; none:
+	// one by one, and no more after the first that fails.
+	Update        *UpdateConfig `protobuf:"bytes,11,opt,name=update,proto3" json:"update,omitempty"`
+	Rollback      *UpdateConfig `protobuf:"bytes,12,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceSpec) Reset() {
 	*x = ServiceSpec{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +902,7 @@ func (x *ServiceSpec) String() string {
 func (*ServiceSpec) ProtoMessage() {}
 
 func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +915,7 @@ func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceSpec.ProtoReflect.Descriptor instead.
 func (*ServiceSpec) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ServiceSpec) GetName() string {
@@ -564,6 +978,20 @@ func (x *ServiceSpec) GetIngressConstraints() []string {
 	return nil
 }
 
+func (x *ServiceSpec) GetUpdate() *UpdateConfig {
+	if x != nil {
+		return x.Update
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetRollback() *UpdateConfig {
+	if x != nil {
+		return x.Rollback
+	}
+	return nil
+}
+
 type isServiceSpec_Mode interface {
 	isServiceSpec_Mode()
 }
@@ -580,6 +1008,95 @@ func (*ServiceSpec_Replicated) isServiceSpec_Mode() {}
 
 func (*ServiceSpec_Global) isServiceSpec_Mode() {}
 
+type UpdateConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many tasks are replaced at a time; 0: all.
+	Parallelism uint64 `protobuf:"varint,1,opt,name=parallelism,proto3" json:"parallelism,omitempty"`
+	// Nanoseconds from when a new task serves until another takes its turn.
+	DelayNs int64 `protobuf:"varint,2,opt,name=delay_ns,json=delayNs,proto3" json:"delay_ns,omitempty"`
+	// Nanoseconds for which a new task is watched; one that ends in them has failed. 0: 5
+	// seconds.
+	MonitorNs int64 `protobuf:"varint,3,opt,name=monitor_ns,json=monitorNs,proto3" json:"monitor_ns,omitempty"`
+	// The part of the tasks that may fail, 0 to 1, before failure_action is taken.
+	MaxFailureRatio float32                    `protobuf:"fixed32,4,opt,name=max_failure_ratio,json=maxFailureRatio,proto3" json:"max_failure_ratio,omitempty"`
+	FailureAction   UpdateConfig_FailureAction `protobuf:"varint,5,opt,name=failure_action,json=failureAction,proto3,enum=redoubt.scheduler.v1.UpdateConfig_FailureAction" json:"failure_action,omitempty"`
+	Order           UpdateConfig_Order         `protobuf:"varint,6,opt,name=order,proto3,enum=redoubt.scheduler.v1.UpdateConfig_Order" json:"order,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *UpdateConfig) Reset() {
+	*x = UpdateConfig{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateConfig) ProtoMessage() {}
+
+func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateConfig.ProtoReflect.Descriptor instead.
+func (*UpdateConfig) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UpdateConfig) GetParallelism() uint64 {
+	if x != nil {
+		return x.Parallelism
+	}
+	return 0
+}
+
+func (x *UpdateConfig) GetDelayNs() int64 {
+	if x != nil {
+		return x.DelayNs
+	}
+	return 0
+}
+
+func (x *UpdateConfig) GetMonitorNs() int64 {
+	if x != nil {
+		return x.MonitorNs
+	}
+	return 0
+}
+
+func (x *UpdateConfig) GetMaxFailureRatio() float32 {
+	if x != nil {
+		return x.MaxFailureRatio
+	}
+	return 0
+}
+
+func (x *UpdateConfig) GetFailureAction() UpdateConfig_FailureAction {
+	if x != nil {
+		return x.FailureAction
+	}
+	return UpdateConfig_FAILURE_ACTION_UNSPECIFIED
+}
+
+func (x *UpdateConfig) GetOrder() UpdateConfig_Order {
+	if x != nil {
+		return x.Order
+	}
+	return UpdateConfig_ORDER_UNSPECIFIED
+}
+
 // PublishedPort ("tcp/8080") is written by every change by which a service begins
 // or ceases to publish a port, so that two who take the same one at the same moment
 // cannot both succeed. Who has it stands in the services.
@@ -594,7 +1111,7 @@ type PublishedPort struct {
 
 func (x *PublishedPort) Reset() {
 	*x = PublishedPort{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +1123,7 @@ func (x *PublishedPort) String() string {
 func (*PublishedPort) ProtoMessage() {}
 
 func (x *PublishedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +1136,7 @@ func (x *PublishedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedPort.ProtoReflect.Descriptor instead.
 func (*PublishedPort) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PublishedPort) GetMeta() *raftstorepb.Meta {
@@ -652,7 +1169,7 @@ type Replicated struct {
 
 func (x *Replicated) Reset() {
 	*x = Replicated{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +1181,7 @@ func (x *Replicated) String() string {
 func (*Replicated) ProtoMessage() {}
 
 func (x *Replicated) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +1194,7 @@ func (x *Replicated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicated.ProtoReflect.Descriptor instead.
 func (*Replicated) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Replicated) GetReplicas() uint64 {
@@ -695,7 +1212,7 @@ type Global struct {
 
 func (x *Global) Reset() {
 	*x = Global{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +1224,7 @@ func (x *Global) String() string {
 func (*Global) ProtoMessage() {}
 
 func (x *Global) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +1237,7 @@ func (x *Global) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Global.ProtoReflect.Descriptor instead.
 func (*Global) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
 }
 
 type Task struct {
@@ -746,14 +1263,17 @@ type Task struct {
 	Settled bool `protobuf:"varint,12,opt,name=settled,proto3" json:"settled,omitempty"`
 	// Its addresses, given with its node. They are its own for as long as it may
 	// have a container: nothing else says who has an address.
-	Attachments   []*taskpb.Attachment `protobuf:"bytes,13,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	Attachments []*taskpb.Attachment `protobuf:"bytes,13,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// Unix nanoseconds of the managers' clock when it was heard that it runs; 0: it
+	// never was.
+	RunningAt     int64 `protobuf:"varint,15,opt,name=running_at,json=runningAt,proto3" json:"running_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +1285,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +1298,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Task) GetMeta() *raftstorepb.Meta {
@@ -872,6 +1392,13 @@ func (x *Task) GetAttachments() []*taskpb.Attachment {
 	return nil
 }
 
+func (x *Task) GetRunningAt() int64 {
+	if x != nil {
+		return x.RunningAt
+	}
+	return 0
+}
+
 type TaskStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State TaskState              `protobuf:"varint,1,opt,name=state,proto3,enum=redoubt.scheduler.v1.TaskState" json:"state,omitempty"`
@@ -898,7 +1425,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1437,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1450,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TaskStatus) GetState() TaskState {
@@ -1036,7 +1563,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1575,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1588,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Node) GetMeta() *raftstorepb.Meta {
@@ -1193,7 +1720,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1732,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1745,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -1337,7 +1864,7 @@ type TicketState struct {
 
 func (x *TicketState) Reset() {
 	*x = TicketState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1876,7 @@ func (x *TicketState) String() string {
 func (*TicketState) ProtoMessage() {}
 
 func (x *TicketState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1889,7 @@ func (x *TicketState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TicketState.ProtoReflect.Descriptor instead.
 func (*TicketState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TicketState) GetSlotId() string {
@@ -1397,7 +1924,7 @@ type StoreKeyState struct {
 
 func (x *StoreKeyState) Reset() {
 	*x = StoreKeyState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1936,7 @@ func (x *StoreKeyState) String() string {
 func (*StoreKeyState) ProtoMessage() {}
 
 func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1949,7 @@ func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeyState.ProtoReflect.Descriptor instead.
 func (*StoreKeyState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StoreKeyState) GetEpoch() uint32 {
@@ -1472,7 +1999,7 @@ type ClockOffset struct {
 
 func (x *ClockOffset) Reset() {
 	*x = ClockOffset{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +2011,7 @@ func (x *ClockOffset) String() string {
 func (*ClockOffset) ProtoMessage() {}
 
 func (x *ClockOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +2024,7 @@ func (x *ClockOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockOffset.ProtoReflect.Descriptor instead.
 func (*ClockOffset) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClockOffset) GetAheadNs() int64 {
@@ -1547,7 +2074,7 @@ type MeshState struct {
 
 func (x *MeshState) Reset() {
 	*x = MeshState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +2086,7 @@ func (x *MeshState) String() string {
 func (*MeshState) ProtoMessage() {}
 
 func (x *MeshState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +2099,7 @@ func (x *MeshState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshState.ProtoReflect.Descriptor instead.
 func (*MeshState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MeshState) GetAddress() string {
@@ -1697,7 +2224,7 @@ type MeshPeerState struct {
 
 func (x *MeshPeerState) Reset() {
 	*x = MeshPeerState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1709,7 +2236,7 @@ func (x *MeshPeerState) String() string {
 func (*MeshPeerState) ProtoMessage() {}
 
 func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1722,7 +2249,7 @@ func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshPeerState.ProtoReflect.Descriptor instead.
 func (*MeshPeerState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MeshPeerState) GetNodeId() string {
@@ -1799,7 +2326,7 @@ var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
-	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\x96\x02\n" +
+	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\x8c\x03\n" +
 	"\aService\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
@@ -1807,15 +2334,47 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x125\n" +
 	"\x04vips\x18\x05 \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\x04vips\x12#\n" +
 	"\n" +
-	"vips_until\x18\x06 \x01(\x03B\x04\xf0\xe5\x18\x03R\tvipsUntil\x12\x1c\n" +
-	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xb6\x01\n" +
+	"vips_until\x18\x06 \x01(\x03B\x04\xf0\xe5\x18\x03R\tvipsUntil\x12M\n" +
+	"\rupdate_status\x18\b \x01(\v2\".redoubt.scheduler.v1.UpdateStatusB\x04\xf0\xe5\x18\x03R\fupdateStatus\x12%\n" +
+	"\vspec_number\x18\t \x01(\x04B\x04\xf0\xe5\x18\x03R\n" +
+	"specNumber\x12\x1c\n" +
+	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xf6\x03\n" +
+	"\fUpdateStatus\x12>\n" +
+	"\x05state\x18\x01 \x01(\x0e2(.redoubt.scheduler.v1.UpdateStatus.StateR\x05state\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x02 \x01(\x03R\tstartedAt\x12!\n" +
+	"\fcompleted_at\x18\x03 \x01(\x03R\vcompletedAt\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x14\n" +
+	"\x05since\x18\x05 \x01(\x03R\x05since\x12\x12\n" +
+	"\x04from\x18\x06 \x01(\x04R\x04from\x12\x16\n" +
+	"\x06number\x18\a \x01(\x04R\x06number\x12'\n" +
+	"\x0fnewest_revision\x18\b \x01(\x04R\x0enewestRevision\"\xd8\x01\n" +
+	"\x05State\x12\x1b\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x18\n" +
+	"\x0eSTATE_UPDATING\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x16\n" +
+	"\fSTATE_PAUSED\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x19\n" +
+	"\x0fSTATE_COMPLETED\x10\x03\x1a\x04\xf8\xe5\x18\x03\x12 \n" +
+	"\x16STATE_ROLLBACK_STARTED\x10\x04\x1a\x04\xf8\xe5\x18\x03\x12\x1f\n" +
+	"\x15STATE_ROLLBACK_PAUSED\x10\x05\x1a\x04\xf8\xe5\x18\x03\x12\"\n" +
+	"\x18STATE_ROLLBACK_COMPLETED\x10\x06\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\x9b\x02\n" +
+	"\x11ServiceSpecRecord\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x03 \x01(\tR\tserviceId\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x04R\x06number\x12\x0e\n" +
+	"\x02at\x18\x05 \x01(\x03R\x02at\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\x125\n" +
+	"\x04spec\x18\b \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\x12\x16\n" +
+	"\x06signed\x18< \x01(\fR\x06signed:\x04\xe8\xe5\x18\x03\"\xb6\x01\n" +
 	"\bRevision\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x03 \x01(\tR\tserviceId\x12-\n" +
 	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1c\n" +
-	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xdc\x03\n" +
+	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xe4\x04\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
 	"\x06labels\x18\x02 \x03(\v2-.redoubt.scheduler.v1.ServiceSpec.LabelsEntryR\x06labels\x12B\n" +
@@ -1825,11 +2384,30 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x06global\x18\x04 \x01(\v2\x1c.redoubt.scheduler.v1.GlobalH\x00R\x06global\x12-\n" +
 	"\x04task\x18\x05 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04task\x12M\n" +
 	"\rendpoint_mode\x18\x06 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeB\x04\xf0\xe5\x18\x03R\fendpointMode\x125\n" +
-	"\x13ingress_constraints\x18\a \x03(\tB\x04\xf0\xe5\x18\x03R\x12ingressConstraints\x1a9\n" +
+	"\x13ingress_constraints\x18\a \x03(\tB\x04\xf0\xe5\x18\x03R\x12ingressConstraints\x12@\n" +
+	"\x06update\x18\v \x01(\v2\".redoubt.scheduler.v1.UpdateConfigB\x04\xf0\xe5\x18\x03R\x06update\x12D\n" +
+	"\brollback\x18\f \x01(\v2\".redoubt.scheduler.v1.UpdateConfigB\x04\xf0\xe5\x18\x03R\brollback\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
-	"\x04mode\"o\n" +
+	"\x04mode\"\xb2\x04\n" +
+	"\fUpdateConfig\x12 \n" +
+	"\vparallelism\x18\x01 \x01(\x04R\vparallelism\x12\x19\n" +
+	"\bdelay_ns\x18\x02 \x01(\x03R\adelayNs\x12\x1d\n" +
+	"\n" +
+	"monitor_ns\x18\x03 \x01(\x03R\tmonitorNs\x12*\n" +
+	"\x11max_failure_ratio\x18\x04 \x01(\x02R\x0fmaxFailureRatio\x12W\n" +
+	"\x0efailure_action\x18\x05 \x01(\x0e20.redoubt.scheduler.v1.UpdateConfig.FailureActionR\rfailureAction\x12>\n" +
+	"\x05order\x18\x06 \x01(\x0e2(.redoubt.scheduler.v1.UpdateConfig.OrderR\x05order\"\x9b\x01\n" +
+	"\rFailureAction\x12$\n" +
+	"\x1aFAILURE_ACTION_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1e\n" +
+	"\x14FAILURE_ACTION_PAUSE\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12!\n" +
+	"\x17FAILURE_ACTION_CONTINUE\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12!\n" +
+	"\x17FAILURE_ACTION_ROLLBACK\x10\x03\x1a\x04\xf8\xe5\x18\x03\"]\n" +
+	"\x05Order\x12\x1b\n" +
+	"\x11ORDER_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
+	"\x10ORDER_STOP_FIRST\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
+	"\x11ORDER_START_FIRST\x10\x02\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"o\n" +
 	"\rPublishedPort\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
@@ -1837,7 +2415,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"Replicated\x12\x1a\n" +
 	"\breplicas\x18\x01 \x01(\x04R\breplicas\"\b\n" +
-	"\x06Global\"\xe8\x03\n" +
+	"\x06Global\"\x8d\x04\n" +
 	"\x04Task\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -1855,7 +2433,9 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\vrestarts_at\x18\v \x03(\x03R\n" +
 	"restartsAt\x12\x18\n" +
 	"\asettled\x18\f \x01(\bR\asettled\x12C\n" +
-	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\"\x93\x03\n" +
+	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\x12#\n" +
+	"\n" +
+	"running_at\x18\x0f \x01(\x03B\x04\xf0\xe5\x18\x03R\trunningAt\"\x93\x03\n" +
 	"\n" +
 	"TaskStatus\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\x05state\x12\x0e\n" +
@@ -2012,79 +2592,93 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_types_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
-	(EndpointMode)(0),          // 0: redoubt.scheduler.v1.EndpointMode
-	(TaskState)(0),             // 1: redoubt.scheduler.v1.TaskState
-	(Availability)(0),          // 2: redoubt.scheduler.v1.Availability
-	(NodeState)(0),             // 3: redoubt.scheduler.v1.NodeState
-	(*Service)(nil),            // 4: redoubt.scheduler.v1.Service
-	(*Revision)(nil),           // 5: redoubt.scheduler.v1.Revision
-	(*ServiceSpec)(nil),        // 6: redoubt.scheduler.v1.ServiceSpec
-	(*PublishedPort)(nil),      // 7: redoubt.scheduler.v1.PublishedPort
-	(*Replicated)(nil),         // 8: redoubt.scheduler.v1.Replicated
-	(*Global)(nil),             // 9: redoubt.scheduler.v1.Global
-	(*Task)(nil),               // 10: redoubt.scheduler.v1.Task
-	(*TaskStatus)(nil),         // 11: redoubt.scheduler.v1.TaskStatus
-	(*Node)(nil),               // 12: redoubt.scheduler.v1.Node
-	(*NodeDescription)(nil),    // 13: redoubt.scheduler.v1.NodeDescription
-	(*TicketState)(nil),        // 14: redoubt.scheduler.v1.TicketState
-	(*StoreKeyState)(nil),      // 15: redoubt.scheduler.v1.StoreKeyState
-	(*ClockOffset)(nil),        // 16: redoubt.scheduler.v1.ClockOffset
-	(*MeshState)(nil),          // 17: redoubt.scheduler.v1.MeshState
-	(*MeshPeerState)(nil),      // 18: redoubt.scheduler.v1.MeshPeerState
-	nil,                        // 19: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                        // 20: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                        // 21: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	nil,                        // 22: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	nil,                        // 23: redoubt.scheduler.v1.MeshState.DroppedEntry
-	(*raftstorepb.Meta)(nil),   // 24: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil),  // 25: redoubt.task.v1.Attachment
-	(*taskpb.TaskSpec)(nil),    // 26: redoubt.task.v1.TaskSpec
-	(*taskpb.FileVersion)(nil), // 27: redoubt.task.v1.FileVersion
-	(*taskpb.Resources)(nil),   // 28: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),     // 29: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),     // 30: redoubt.task.v1.Storage
+	(EndpointMode)(0),               // 0: redoubt.scheduler.v1.EndpointMode
+	(TaskState)(0),                  // 1: redoubt.scheduler.v1.TaskState
+	(Availability)(0),               // 2: redoubt.scheduler.v1.Availability
+	(NodeState)(0),                  // 3: redoubt.scheduler.v1.NodeState
+	(UpdateStatus_State)(0),         // 4: redoubt.scheduler.v1.UpdateStatus.State
+	(UpdateConfig_FailureAction)(0), // 5: redoubt.scheduler.v1.UpdateConfig.FailureAction
+	(UpdateConfig_Order)(0),         // 6: redoubt.scheduler.v1.UpdateConfig.Order
+	(*Service)(nil),                 // 7: redoubt.scheduler.v1.Service
+	(*UpdateStatus)(nil),            // 8: redoubt.scheduler.v1.UpdateStatus
+	(*ServiceSpecRecord)(nil),       // 9: redoubt.scheduler.v1.ServiceSpecRecord
+	(*Revision)(nil),                // 10: redoubt.scheduler.v1.Revision
+	(*ServiceSpec)(nil),             // 11: redoubt.scheduler.v1.ServiceSpec
+	(*UpdateConfig)(nil),            // 12: redoubt.scheduler.v1.UpdateConfig
+	(*PublishedPort)(nil),           // 13: redoubt.scheduler.v1.PublishedPort
+	(*Replicated)(nil),              // 14: redoubt.scheduler.v1.Replicated
+	(*Global)(nil),                  // 15: redoubt.scheduler.v1.Global
+	(*Task)(nil),                    // 16: redoubt.scheduler.v1.Task
+	(*TaskStatus)(nil),              // 17: redoubt.scheduler.v1.TaskStatus
+	(*Node)(nil),                    // 18: redoubt.scheduler.v1.Node
+	(*NodeDescription)(nil),         // 19: redoubt.scheduler.v1.NodeDescription
+	(*TicketState)(nil),             // 20: redoubt.scheduler.v1.TicketState
+	(*StoreKeyState)(nil),           // 21: redoubt.scheduler.v1.StoreKeyState
+	(*ClockOffset)(nil),             // 22: redoubt.scheduler.v1.ClockOffset
+	(*MeshState)(nil),               // 23: redoubt.scheduler.v1.MeshState
+	(*MeshPeerState)(nil),           // 24: redoubt.scheduler.v1.MeshPeerState
+	nil,                             // 25: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                             // 26: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                             // 27: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	nil,                             // 28: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	nil,                             // 29: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),        // 30: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),       // 31: redoubt.task.v1.Attachment
+	(*taskpb.TaskSpec)(nil),         // 32: redoubt.task.v1.TaskSpec
+	(*taskpb.FileVersion)(nil),      // 33: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),        // 34: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),          // 35: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),          // 36: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	24, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
-	6,  // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	25, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
-	24, // 3: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	26, // 4: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	19, // 5: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	8,  // 6: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
-	9,  // 7: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	26, // 8: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
-	0,  // 9: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	24, // 10: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
-	24, // 11: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
-	1,  // 12: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
-	11, // 13: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	25, // 14: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
-	1,  // 15: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	25, // 16: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
-	27, // 17: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
-	24, // 18: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	2,  // 19: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	20, // 20: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
-	13, // 21: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	3,  // 22: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	28, // 23: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	29, // 24: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	21, // 25: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	30, // 26: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	15, // 27: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	22, // 28: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	14, // 29: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
-	23, // 30: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
-	18, // 31: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	30, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	11, // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	31, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	8,  // 3: redoubt.scheduler.v1.Service.update_status:type_name -> redoubt.scheduler.v1.UpdateStatus
+	4,  // 4: redoubt.scheduler.v1.UpdateStatus.state:type_name -> redoubt.scheduler.v1.UpdateStatus.State
+	30, // 5: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	11, // 6: redoubt.scheduler.v1.ServiceSpecRecord.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	30, // 7: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	32, // 8: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	25, // 9: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	14, // 10: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
+	15, // 11: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
+	32, // 12: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	0,  // 13: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	12, // 14: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
+	12, // 15: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
+	5,  // 16: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
+	6,  // 17: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
+	30, // 18: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	30, // 19: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	1,  // 20: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
+	17, // 21: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	31, // 22: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	1,  // 23: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
+	31, // 24: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	33, // 25: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	30, // 26: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	2,  // 27: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
+	26, // 28: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	19, // 29: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	3,  // 30: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
+	34, // 31: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	35, // 32: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	27, // 33: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	36, // 34: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	21, // 35: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	28, // 36: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	20, // 37: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
+	29, // 38: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	24, // 39: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -2092,18 +2686,18 @@ func file_scheduler_schedulerpb_types_proto_init() {
 	if File_scheduler_schedulerpb_types_proto != nil {
 		return
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[2].OneofWrappers = []any{
+	file_scheduler_schedulerpb_types_proto_msgTypes[4].OneofWrappers = []any{
 		(*ServiceSpec_Replicated)(nil),
 		(*ServiceSpec_Global)(nil),
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[14].OneofWrappers = []any{}
+	file_scheduler_schedulerpb_types_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   20,
+			NumEnums:      7,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -65,6 +65,10 @@ const (
 	MaxRestartWindow   = 30 * 24 * time.Hour
 	MaxStopGrace       = time.Hour
 
+	// Updates: a service is on its way as long as the longest of these.
+	MaxUpdateDelay = 24 * time.Hour
+	MaxMonitor     = 24 * time.Hour
+
 	// Healthchecks: MinHealthInterval keeps a node from doing nothing else.
 	// rund bounds what images ask for in the same way.
 	MinHealthInterval = time.Second
@@ -79,4 +83,6 @@ const (
 	DefaultReplicas     = 1
 	DefaultRestartDelay = 5 * time.Second
 	DefaultStopGrace    = 10 * time.Second
+	DefaultParallelism  = 1
+	DefaultMonitor      = 5 * time.Second
 )

@@ -39,6 +39,8 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 	if s.Mode == nil {
 		s.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: DefaultReplicas}}
 	}
+	normalizeUpdate(s.Update)
+	normalizeUpdate(s.Rollback)
 	t := s.Task
 	if t == nil {
 		return s
@@ -132,6 +134,9 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 		return fmt.Errorf("the endpoint mode is unknown: use vip or dnsrr")
 	}
 	if err := validateTask(s.GetTask()); err != nil {
+		return err
+	}
+	if err := validateUpdates(s); err != nil {
 		return err
 	}
 	return validateEntries(s)

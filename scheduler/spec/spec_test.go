@@ -23,6 +23,10 @@ func full() *schedulerpb.ServiceSpec {
 		Name:   "web",
 		Labels: map[string]string{"com.example/team": "a b\nc"},
 		Mode:   &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 3}},
+		Update: &schedulerpb.UpdateConfig{
+			Parallelism: 2, DelayNs: 1e9, MonitorNs: 2e9, MaxFailureRatio: 0.5, FailureAction: ActionRollback, Order: StartFirst,
+		},
+		Rollback: &schedulerpb.UpdateConfig{},
 		Task: &taskpb.TaskSpec{
 			Container: &taskpb.ContainerSpec{
 				Image: "registry.example:5000/team/app:1.2", Digest: digest,

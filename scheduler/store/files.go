@@ -2,7 +2,6 @@ package store
 
 import (
 	"cmp"
-	"errors"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
@@ -225,13 +224,13 @@ func RestartUsers(tx *raftstore.Tx, id string) (names []string, err error) {
 		if user.Service == nil || !slices.ContainsFunc(user.Uses, restarts) {
 			continue
 		}
-		next := proto.CloneOf(user.Service)
-		next.Spec.Task.Force++
-		next.Revision++
-		if err := errors.Join(putRevision(tx, next.GetId(), next.Revision, next.Spec, next.Signed), Services.Put(tx, next)); err != nil {
+		sp := proto.CloneOf(user.Service.GetSpec())
+		sp.Task.Force++
+		how := succession{signing: Signing{Signed: user.Service.GetSigned()}, restart: true}
+		if err := succeed(tx, user.Service, sp, proto.CloneOf(user.Service), how); err != nil {
 			return nil, err
 		}
-		names = append(names, next.GetSpec().GetName())
+		names = append(names, sp.GetName())
 	}
 	slices.Sort(names)
 	return names, nil

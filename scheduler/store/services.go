@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // ErrChanged: the service was updated since the caller read it.
@@ -51,20 +52,20 @@ func CreateSigned(ctx context.Context, s *raftstore.Store, a spec.Admitted, sg S
 	id := ident.New()
 	sp := a.Spec()
 	err := meshstore.Retry(ctx, s, func(tx *raftstore.Tx) error {
-		sp, vips, err := attach(tx, id, a.Spec(), nil)
+		sp, vips, err := place(tx, id, a.Spec(), nil)
 		if err != nil {
-			return err
-		}
-		if sp, err = publish(tx, id, sp, nil); err != nil {
-			return err
-		}
-		if sp, err = grant(tx, sp); err != nil {
 			return err
 		}
 		if err := sg.check(sp, nil); err != nil {
 			return err
 		}
-		if err := Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips, Signed: sg.Signed}); err != nil {
+		svc := &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips, Signed: sg.Signed}
+		if tx.Level() >= meshstore.Level {
+			if err := record(tx, nil, svc, sg.By, nil); err != nil {
+				return err
+			}
+		}
+		if err := Services.Put(tx, svc); err != nil {
 			return err
 		}
 		return putRevision(tx, id, 1, sp, sg.Signed)
@@ -81,7 +82,8 @@ func CreateSigned(ctx context.Context, s *raftstore.Store, a spec.Admitted, sg S
 // UpdateService replaces the spec of the service that was read at version. The
 // task template becomes a new revision where it differs; a change of replicas,
 // labels or ports of mode ingress does not, but for the first such port and the
-// last: they decide what networks its tasks are on. Name and mode are for life.
+// last: they decide what networks its tasks are on. Name and mode are for life. The same
+// spec again, or one that says anew how tasks are replaced, has a paused update go on.
 func UpdateService(ctx context.Context, s *raftstore.Store, id string, version uint64, sp *schedulerpb.ServiceSpec) error {
 	return UpdateSigned(ctx, s, id, version, sp, Signing{})
 }
@@ -105,35 +107,34 @@ func UpdateSigned(ctx context.Context, s *raftstore.Store, id string, version ui
 		case (old.GetSpec().GetGlobal() == nil) != (sp.GetGlobal() == nil):
 			return refuse("the mode of a service cannot be changed: remove it and create it again")
 		}
-		sp, vips, err := attach(tx, id, sp, old)
+		sp, vips, err := place(tx, id, sp, old)
 		if err != nil {
-			return err
-		}
-		if sp, err = publish(tx, id, sp, old); err != nil {
-			return err
-		}
-		if sp, err = grant(tx, sp); err != nil {
 			return err
 		}
 		if err := sg.check(sp, old); err != nil {
 			return err
 		}
-		if proto.Equal(old.GetSpec(), sp) && bytes.Equal(old.GetSigned(), sg.Signed) {
+		if proto.Equal(old.GetSpec(), sp) && bytes.Equal(old.GetSigned(), sg.Signed) && !isPaused(old) {
 			return nil
 		}
 		next := proto.CloneOf(old)
-		next.Signed = sg.Signed
-		next.Spec, next.Vips, next.VipsUntil = sp, vips, lingering(sp, len(vips) > 0, old, tx.Now())
-		if !proto.Equal(template(old.GetSpec().GetTask()), template(sp.GetTask())) {
-			next.Revision++
-			if err := putRevision(tx, id, next.Revision, sp, sg.Signed); err != nil {
-				return err
-			}
-		} else if err := resign(tx, id, next.Revision, sg.Signed); err != nil {
-			return err
-		}
-		return Services.Put(tx, next)
+		next.Vips, next.VipsUntil = vips, lingering(sp, len(vips) > 0, old, tx.Now())
+		return succeed(tx, old, sp, next, succession{signing: sg})
 	})
+}
+
+// place returns a service's spec with all that it names by id, and its virtual
+// addresses.
+func place(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec, old *schedulerpb.Service) (*schedulerpb.ServiceSpec, []*taskpb.Attachment, error) {
+	sp, vips, err := attach(tx, id, sp, old)
+	if err != nil {
+		return nil, nil, err
+	}
+	if sp, err = publish(tx, id, sp, old); err != nil {
+		return nil, nil, err
+	}
+	sp, err = grant(tx, sp)
+	return sp, vips, err
 }
 
 // RemoveService deletes the service. Its name is free at once; the leader stops
@@ -148,6 +149,9 @@ func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
 			return err
 		}
 		if err := meshstore.DeleteIngress(tx, id); err != nil {
+			return err
+		}
+		if err := forgetHistory(tx, id); err != nil {
 			return err
 		}
 		return Services.Delete(tx, id)

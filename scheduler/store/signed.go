@@ -4,6 +4,8 @@ import "github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 
 // Signing is who wants a service to be stored so.
 type Signing struct {
+	// By is kept with the record of the spec, for people.
+	By string
 	// Signed is kept with the service and with each revision that is made of it; empty:
 	// nobody signed it.
 	Signed []byte

@@ -104,6 +104,9 @@ func AdvanceTask(tx *raftstore.Tx, nodeID, taskID string, st *schedulerpb.TaskSt
 	case next.GetDesired() >= Remove && !Live(next):
 		return Tasks.Delete(tx, taskID)
 	}
+	if State(next) == Running && State(old) < Running && tx.Level() >= meshstore.Level {
+		next.RunningAt = tx.Now().UnixNano()
+	}
 	return Tasks.Put(tx, next)
 }
 

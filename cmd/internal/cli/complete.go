@@ -136,7 +136,7 @@ func fixed(c *cobra.Command, flag string, values ...string) {
 func (a *app) completions(root *cobra.Command) {
 	for path, fill := range map[string]completion{
 		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
-		"service update": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
+		"service update": a.names(1, serviceNames), "service rollback": a.names(1, serviceNames), "service history": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
 		"config update": a.names(1, configNames), "config rollback": a.names(1, configNames), "config grants": a.names(1, configNames),
@@ -165,8 +165,15 @@ func (a *app) completions(root *cobra.Command) {
 	fixed(c, "availability", "active", "pause", "drain")
 	c, _, _ = root.Find([]string{"service", "create"})
 	fixed(c, "mode", "replicated", "global")
+	for _, name := range []string{"create", "update"} {
+		u, _, _ := root.Find([]string{"service", name})
+		fixed(u, "update-order", "stop-first", "start-first")
+		fixed(u, "rollback-order", "stop-first", "start-first")
+		fixed(u, "update-failure-action", "pause", "continue", "rollback")
+		fixed(u, "rollback-failure-action", "pause", "continue")
+	}
 	fixed(c, "endpoint-mode", "vip", "dnsrr")
-	for _, name := range []string{"create", "update", "scale"} {
+	for _, name := range []string{"create", "update", "scale", "rollback"} {
 		c, _, _ = root.Find([]string{"service", name})
 		_ = c.RegisterFlagCompletionFunc("sign-with", a.deployerNames) // fails only where a flag gets two
 	}

@@ -17,8 +17,11 @@ import (
 // lines that say what changed. Each message costs what is in it, however many
 // tasks there are. Converged means that the wanted number of tasks of the
 // newest revision has been running, and nothing else of it, for stableFor
-// without one of them failing.
+// without one of them failing, and that no update is on its way.
 type convergence struct {
+	follows follows
+	updated bool // an update or a rollback was on its way while it was followed
+
 	service *controlpb.ServiceView
 	tasks   map[string]*controlpb.TaskView
 	slots   map[place][]*controlpb.TaskView // the tasks of each, in no order
@@ -33,6 +36,47 @@ type convergence struct {
 
 	since time.Time // start of the present spell of all being well
 	well  bool
+}
+
+// follows is what somebody waits for.
+type follows int
+
+const (
+	// followsTasks: that the tasks run.
+	followsTasks follows = iota
+	// followsUpdate: that an update is not rolled back, besides.
+	followsUpdate
+	// followsRollback: that it is rolled back.
+	followsRollback
+)
+
+// given returns an error where it was given up to get there: somebody has to decide, or
+// the cluster did.
+func (c *convergence) given() error {
+	svc := c.service.GetService()
+	st, name := svc.GetUpdateStatus(), printable(svc.GetSpec().GetName())
+	switch st.GetState() {
+	case stateUpdating, stateRollingBack:
+		c.updated = true
+	case statePaused, stateRollbackPaused:
+		return failf(ExitNotConverged, "%s: `redoubt service update %s` goes on, `redoubt service rollback %[2]s` goes back", printable(st.GetMessage()), name)
+	case stateRolledBack:
+		if c.follows == followsUpdate && c.updated {
+			return failf(ExitNotConverged, "%s: see `redoubt service history %s`", printable(st.GetMessage()), name)
+		}
+	}
+	return nil
+}
+
+// underWay says what an update still waits for.
+func (c *convergence) underWay() string {
+	switch c.service.GetService().GetUpdateStatus().GetState() {
+	case stateUpdating:
+		return "the update goes on"
+	case stateRollingBack:
+		return "the rollback goes on"
+	}
+	return ""
 }
 
 // place is where a task belongs: a slot, or a node where slot is 0.
@@ -98,7 +142,7 @@ func (c *convergence) restart() {
 	if seen == nil {
 		seen = map[string]string{}
 	}
-	*c = convergence{service: c.service, since: c.since, well: c.well, seen: seen, was: was,
+	*c = convergence{follows: c.follows, updated: c.updated, service: c.service, since: c.since, well: c.well, seen: seen, was: was,
 		tasks: map[string]*controlpb.TaskView{}, slots: map[place][]*controlpb.TaskView{}, touched: map[place]bool{},
 		running: map[uint64]map[string]bool{}, leaving: map[string]bool{}, trouble: map[string]bool{}}
 }
@@ -178,12 +222,16 @@ func (c *convergence) standing() (bool, string) {
 		old += uint64(len(ids))
 	}
 	old -= current
+	goesOn := c.underWay()
 	if current == wanted && old == 0 {
-		return true, ""
+		return goesOn == "", goesOn
 	}
 	left := fmt.Sprintf("%d of %d tasks running", current, wanted)
 	if old > 0 {
 		left += fmt.Sprintf(", %d to stop", old)
+	}
+	if goesOn != "" {
+		left += ", " + goesOn
 	}
 	return false, left + c.reason()
 }

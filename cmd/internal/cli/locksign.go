@@ -131,6 +131,22 @@ func (s *signer) update(ctx context.Context, c *api, name string, req *controlpb
 // base returns what is signed, if that is what was there, and nothing that this machine
 // signed or saw is newer: who answers could show what deployers left behind. Nil: not so.
 func (s *signer) base(was *schedulerpb.ServiceSpec, signed []byte) (*lockpb.Statement, error) {
+	st, err := s.signedAs(was, signed)
+	if err != nil {
+		return nil, err
+	}
+	last, err := s.memory.LastSigned(st.GetClusterId(), st.GetService())
+	if err != nil {
+		return nil, err
+	}
+	if st.GetSerial() < last {
+		return nil, fmt.Errorf("it was signed %s, and this machine knows of something signed %s", signedAt(st.GetSerial()), signedAt(last))
+	}
+	return st, nil
+}
+
+// signedAs returns what is signed, if that is what was there.
+func (s *signer) signedAs(was *schedulerpb.ServiceSpec, signed []byte) (*lockpb.Statement, error) {
 	if len(signed) == 0 {
 		return nil, lock.ErrUnsigned
 	}
@@ -146,17 +162,7 @@ func (s *signer) base(was *schedulerpb.ServiceSpec, signed []byte) (*lockpb.Stat
 	if s.flags.replicas.set { // the deployer says how many
 		replicas = 0
 	}
-	if err := lock.Describes(st, was.GetName(), was.GetLabels(), was.GetGlobal() != nil, replicas, was.GetTask()); err != nil {
-		return nil, err
-	}
-	last, err := s.memory.LastSigned(st.GetClusterId(), st.GetService())
-	if err != nil {
-		return nil, err
-	}
-	if st.GetSerial() < last {
-		return nil, fmt.Errorf("it was signed %s, and this machine knows of something signed %s", signedAt(st.GetSerial()), signedAt(last))
-	}
-	return st, nil
+	return st, lock.Describes(st, was.GetName(), was.GetLabels(), was.GetGlobal() != nil, replicas, was.GetTask())
 }
 
 func signedAt(serial int64) string { return time.UnixMilli(serial).UTC().Format(time.RFC3339) }

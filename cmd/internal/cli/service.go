@@ -18,13 +18,14 @@ func (a *app) serviceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "service", Short: "Run containers and keep them running"}
 	group(c)
 	c.AddCommand(a.serviceCreateCmd(), a.serviceLsCmd(), a.servicePsCmd(), a.serviceInspectCmd(),
-		a.serviceUpdateCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd())
+		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd())
 	return c
 }
 
 // createFlags are those of service create alone.
 type createFlags struct {
 	task                    taskFlags
+	rollout                 rolloutFlags
 	wait                    waitFlags
 	name, mode              string
 	replicas                replicas
@@ -85,6 +86,7 @@ run the tasks.`,
 	f.StringArrayVar(&cf.networks, "network", nil, "NAME[,alias=…]: attach its tasks to a network")
 	f.StringVar(&cf.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	cf.task.add(f)
+	cf.rollout.add(f)
 	cf.sign.add(f)
 	cf.wait.add(f)
 	return c
@@ -138,6 +140,9 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 		return nil, err
 	}
 	if spec.Task.Container.Env, err = environment(cf.envFile, cf.env, a.Getenv); err != nil {
+		return nil, err
+	}
+	if err := cf.rollout.apply(c.Flags(), spec); err != nil {
 		return nil, err
 	}
 	return spec, cf.task.apply(c.Flags(), spec.Task)

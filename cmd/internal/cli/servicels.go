@@ -27,6 +27,10 @@ type serviceJSON struct {
 	Held    uint64   `json:"held"`
 	Image   string   `json:"image"`
 	Ports   []string `json:"ports"`
+	// Update is how far the last update or rollback is, "updating" or "rollback_paused",
+	// with why; empty: there was none.
+	Update        string `json:"update"`
+	UpdateMessage string `json:"update_message"`
 }
 
 func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
@@ -38,6 +42,7 @@ func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
 	if spec.GetGlobal() != nil {
 		s.Mode = "global"
 	}
+	s.Update, s.UpdateMessage = statusName(v.GetService().GetUpdateStatus()), v.GetService().GetUpdateStatus().GetMessage()
 	for _, p := range spec.GetTask().GetPorts() {
 		s.Ports = append(s.Ports, portString(p))
 	}
@@ -71,6 +76,9 @@ func (a *app) serviceLsCmd() *cobra.Command {
 					replicas := fmt.Sprintf("%d/%d", s.Running, s.Wanted)
 					if s.Held > 0 {
 						replicas += fmt.Sprintf(" (%d held)", s.Held)
+					}
+					if note := statusNote(v.GetService().GetUpdateStatus()); note != "" {
+						replicas += " (" + note + ")"
 					}
 					rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, replicas, s.Image, strings.Join(s.Ports, ", ")})
 				}
@@ -160,13 +168,16 @@ func (a *app) servicePsCmd() *cobra.Command {
 }
 
 // sayHeld tells of tasks that are wanted and not in the list, as they were not
-// made.
+// made, and of updates on their way.
 func (a *app) sayHeld(ctx context.Context, api *api, names []string) error {
 	r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{Services: names})
 	if err != nil {
 		return err
 	}
 	for _, v := range r.Services {
+		if st := v.GetService().GetUpdateStatus(); statusNote(st) != "" {
+			fmt.Fprintf(a.Stderr, "%s: %s\n", printable(v.GetService().GetSpec().GetName()), printable(st.GetMessage()))
+		}
 		if v.Held > 0 {
 			fmt.Fprintf(a.Stderr, "%d more of %s are held back: %s\n", v.Held, printable(v.GetService().GetSpec().GetName()), printable(v.HeldReason))
 		}
@@ -267,6 +278,10 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 		field(w, "Held back", fmt.Sprintf("%d: %s", v.Held, printable(v.HeldReason)))
 	}
 	field(w, "Revision", fmt.Sprint(v.GetService().GetRevision()))
+	field(w, "Specification", fmt.Sprint(max(1, v.GetService().GetSpecNumber())))
+	field(w, "Update", statusText(v.GetService().GetUpdateStatus()))
+	field(w, "Updates", configText(spec.GetUpdate()))
+	field(w, "Rollbacks", configText(spec.GetRollback()))
 	field(w, "Labels", pairs(spec.GetLabels()))
 	field(w, "Image", c.GetImage())
 	field(w, "Digest", c.GetDigest())

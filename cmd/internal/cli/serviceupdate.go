@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
@@ -20,6 +21,8 @@ import (
 // updateFlags are those of service update alone: -add and -rm of every list.
 type updateFlags struct {
 	task                                taskFlags
+	rollout                             rolloutFlags
+	rollback                            bool
 	files                               fileFlags
 	wait                                waitFlags
 	image, args                         string
@@ -45,10 +48,19 @@ func (a *app) serviceUpdateCmd() *cobra.Command {
 		Use:   "update [flags] SERVICE",
 		Short: "Change a service",
 		Long: `update changes what is named and keeps the rest. When the way tasks run changes,
-they are replaced; a new number of replicas only adds or removes some. It
-waits until the service has converged (--detach does not).`,
+they are replaced as --update-… say: one by one, unless they say otherwise, and
+no more once one has failed. A new number of replicas only adds or removes some.
+An update that was paused goes on with the same command again, or with none of
+its flags; redoubt service rollback goes back. It waits until the service has
+converged (--detach does not), and ends with exit code 3 where the update was
+paused or rolled back.`,
 		Example: `  redoubt service update --image registry.example/web:2 web
   redoubt service update --env-add LEVEL=debug --publish-rm 80 web
+
+  # Two at a time, new ones beside the old, and back if one in five fails
+  redoubt service update --update-parallelism 2 --update-order start-first \
+    --update-failure-action rollback --update-max-failure-ratio 0.2 \
+    --image registry.example/web:3 web
 
   # Replace every task though nothing changed
   redoubt service update --force web`,
@@ -86,19 +98,21 @@ waits until the service has converged (--detach does not).`,
 	f.Var(&u.mountAdd, "mount-add", "add or replace a mount")
 	f.Var(&u.publishAdd, "publish-add", "add or replace a published port")
 	u.files.add(f)
+	f.BoolVar(&u.rollback, "rollback", false, "go back, as redoubt service rollback does")
 	u.task.add(f)
+	u.rollout.add(f)
 	u.sign.add(f)
 	u.wait.add(f)
 	return c
 }
 
 func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) error {
-	changed := false
-	for _, f := range []string{"detach", "quiet", "timeout", "host"} {
-		changed = changed || c.Flags().Changed(f)
-	}
-	if c.Flags().NFlag() == 0 || changed && onlyThese(c, "detach", "quiet", "timeout", "host") {
-		return usagef("nothing to change: give at least one flag, or --force to replace every task")
+	nothing := onlyThese(c, "detach", "quiet", "timeout", "host")
+	if u.rollback {
+		if !onlyThese(c, append(signFlagNames(), "rollback", "detach", "quiet", "timeout", "host")...) {
+			return usagef("--rollback goes back to what was: leave the other flags out")
+		}
+		return a.runRollback(c.Context(), name, 0, u.wait, &u.sign)
 	}
 	// The parts that need no service are checked before one is looked up.
 	if err := u.apply(c, a.Getenv, blankSpec()); err != nil && exitCode(err) == ExitUsage {
@@ -110,6 +124,11 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 	}
 	var id string
 	err = a.within(c.Context(), resolveTimeout, func(ctx context.Context, api *api) (err error) {
+		if nothing {
+			if err := updateGoesOn(ctx, api, name); err != nil {
+				return err
+			}
+		}
 		if err := u.lookUpNetworks(ctx, api); err != nil {
 			return err
 		}
@@ -127,7 +146,31 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 	if err != nil {
 		return err
 	}
+	u.wait.follows = followsUpdate
 	return a.converge(c.Context(), []string{id}, u.wait)
+}
+
+// updateGoesOn returns an error unless the service's update is paused: to ask for
+// nothing has it go on.
+func updateGoesOn(ctx context.Context, c *api, name string) error {
+	l, err := c.ListServices(ctx, &controlpb.ListServicesRequest{Services: []string{name}})
+	if err != nil {
+		return err
+	}
+	for _, s := range l.Services {
+		switch s.GetService().GetUpdateStatus().GetState() {
+		case statePaused, stateRollbackPaused:
+			return nil
+		}
+	}
+	return usagef("nothing to change: give at least one flag, or --force to replace every task")
+}
+
+func signFlagNames() (names []string) {
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	new(signFlags).add(f)
+	f.VisitAll(func(g *pflag.Flag) { names = append(names, g.Name) })
+	return names
 }
 
 func onlyThese(c *cobra.Command, names ...string) bool {
@@ -192,6 +235,9 @@ func (a *app) changeService(ctx context.Context, c *api, name string, sg *signer
 func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *schedulerpb.ServiceSpec) (err error) {
 	task := spec.Task
 	if err := u.task.apply(c.Flags(), task); err != nil {
+		return err
+	}
+	if err := u.rollout.apply(c.Flags(), spec); err != nil {
 		return err
 	}
 	if u.replicas.set {

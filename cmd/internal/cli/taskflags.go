@@ -189,6 +189,7 @@ type waitFlags struct {
 	detach  bool
 	quiet   bool
 	timeout time.Duration
+	follows follows
 }
 
 func (w *waitFlags) add(f *pflag.FlagSet) {

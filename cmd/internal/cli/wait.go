@@ -35,7 +35,7 @@ func (a *app) converge(ctx context.Context, ids []string, w waitFlags) error {
 // taken up again until the time is over.
 func (a *app) convergeOne(ctx context.Context, id string, w waitFlags) error {
 	show := a.progress(w.quiet)
-	conv := new(convergence)
+	conv := &convergence{follows: w.follows}
 	var broken error
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
@@ -131,6 +131,9 @@ func (a *app) followViews(views <-chan *controlpb.WatchServiceResponse, end *err
 				continue
 			}
 			show.tasks(changed, conv)
+			if err := conv.given(); err != nil {
+				return err
+			}
 		case <-stable.C:
 		}
 		stable.Stop()

@@ -8,9 +8,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -28,7 +30,7 @@ func (s *Server) signing(ctx context.Context, signed []byte, plan bool) (schedst
 	if plan {
 		return schedstore.Signing{Check: func(sp *schedulerpb.ServiceSpec, _ *schedulerpb.Service) error { return &plannedError{sp} }}, nil
 	}
-	sg := schedstore.Signing{Signed: signed}
+	sg := schedstore.Signing{Signed: signed, By: caller(ctx)}
 	if believesAnything {
 		return sg, nil
 	}
@@ -55,9 +57,22 @@ func (s *Server) signing(ctx context.Context, signed []byte, plan bool) (schedst
 		return sg, nil
 	}
 	sg.Check = func(sp *schedulerpb.ServiceSpec, old *schedulerpb.Service) error {
+		if sp.GetUpdate().GetFailureAction() == spec.ActionRollback {
+			// Nodes begin nothing older than what was signed last.
+			return apierr.State("use pause, and `redoubt service rollback --sign-with KEY`", "a signed service cannot go back by itself, as a former specification has to be signed anew: update failure action rollback")
+		}
 		return ofLock(admitSigned(time.Now(), raw, sig, sp, old))
 	}
 	return sg, nil
+}
+
+// caller is who calls, for people.
+func caller(ctx context.Context) string {
+	id, ok := authz.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	return id.String()
 }
 
 // ofLock has a refusal of the lock reach people.

@@ -20,6 +20,9 @@ type taskJSON struct {
 	State   string `json:"state"`
 	Message string `json:"message"`
 	Error   string `json:"error"`
+	Image   string `json:"image"`
+	// Revision of the service that it is of.
+	Revision uint64 `json:"revision"`
 }
 
 type nodeJSON struct {

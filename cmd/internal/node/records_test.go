@@ -98,6 +98,7 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 	calls := []change{
 		{"Control.CreateService", &controlpb.CreateServiceRequest{Spec: service}},
 		{"Control.UpdateService", &controlpb.UpdateServiceRequest{Service: "web", Spec: service}},
+		{"Control.RollbackService", &controlpb.RollbackServiceRequest{Service: "web", To: 1}},
 		{"Control.CreateConfig", &controlpb.CreateConfigRequest{Spec: &secretspb.ConfigSpec{Name: "conf", Data: []byte("hunter2")}}},
 		{"Secrets.UpdateConfig", &controlpb.UpdateConfigRequest{Config: "conf", Data: []byte("hunter2, again")}},
 		{"Secrets.RollbackFile", &controlpb.RollbackFileRequest{Name: "conf", Config: true}},
@@ -155,6 +156,9 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		if u, ok := c.request.(*controlpb.UpdateServiceRequest); ok {
 			w.nextService(t, u)
 		}
+		if b, ok := c.request.(*controlpb.RollbackServiceRequest); ok {
+			w.formerService(t, b)
+		}
 		if r, ok := c.request.(*controlpb.RemoveWaiverRequest); ok {
 			if err := w.m.store.View(func(tx *raftstore.ReadTx) error {
 				for v := range pkistore.Waivers.All(tx) {
@@ -203,6 +207,23 @@ func (w *callerWorld) nextService(t *testing.T, u *controlpb.UpdateServiceReques
 			u.Spec.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 2}}
 		}
 		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// formerService reads what is to be gone back to.
+func (w *callerWorld) formerService(t *testing.T, b *controlpb.RollbackServiceRequest) {
+	t.Helper()
+	if err := w.m.store.View(func(r *raftstore.ReadTx) error {
+		s, err := schedstore.ResolveService(r, b.Service)
+		b.Version = s.GetMeta().GetVersion()
+		for _, rec := range schedstore.History(r, s.GetId()) {
+			if rec.GetNumber() == b.To {
+				b.Spec = rec.GetSpec()
+			}
+		}
+		return err
 	}); err != nil {
 		t.Fatal(err)
 	}

@@ -56,6 +56,7 @@ type Node struct {
 	id        string
 	tokens    []*controlpb.TokenView
 	services  []*schedulerpb.Service
+	former    map[string][]*schedulerpb.ServiceSpecRecord // of services, by id
 	configs   []*secretspb.Config
 	secrets   []*keptSecret
 	master    *seal.Master // of secrets

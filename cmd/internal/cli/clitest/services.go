@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
@@ -122,10 +123,68 @@ func (n *Node) UpdateService(_ context.Context, r *controlpb.UpdateServiceReques
 	if r.Plan {
 		return &controlpb.UpdateServiceResponse{Planned: planned(r.Spec)}, nil
 	}
+	n.change(s, r.Spec, r.Signed)
+	return &controlpb.UpdateServiceResponse{Id: s.Id}, nil
+}
+
+// change puts a spec in the place of the service's. The update to image failing is
+// paused, unless it was before and goes on.
+func (n *Node) change(s *schedulerpb.Service, sp *schedulerpb.ServiceSpec, signed []byte) {
+	if n.former == nil {
+		n.former = map[string][]*schedulerpb.ServiceSpecRecord{}
+	}
+	st := &schedulerpb.UpdateStatus{State: schedulerpb.UpdateStatus_STATE_COMPLETED, Message: "update completed"}
+	if !proto.Equal(s.Spec, sp) {
+		n.former[s.Id] = append(n.former[s.Id], &schedulerpb.ServiceSpecRecord{ServiceId: s.Id, Number: max(1, s.SpecNumber), Revision: s.Revision, Spec: s.Spec, By: "person ann"})
+		s.SpecNumber = max(1, s.SpecNumber) + 1
+		if sp.Task.Container.Image == "failing" {
+			st.State, st.Message = schedulerpb.UpdateStatus_STATE_PAUSED, "update paused due to failure or early termination of task abc: exited with 3"
+		}
+	}
 	s.Meta.Version++
 	s.Revision++
-	s.Spec, s.Signed = r.Spec, r.Signed
-	return &controlpb.UpdateServiceResponse{Id: s.Id}, nil
+	s.Spec, s.Signed, s.UpdateStatus = sp, signed, st
+}
+
+// RollbackService implements Control.
+func (n *Node) RollbackService(_ context.Context, r *controlpb.RollbackServiceRequest) (*controlpb.RollbackServiceResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.find(r.Service)
+	if s == nil {
+		return nil, apierr.NotFound("", "no service %q", r.Service)
+	}
+	if s.Meta.Version != r.Version {
+		return nil, apierr.Conflict("service")
+	}
+	if r.Plan {
+		return &controlpb.RollbackServiceResponse{Planned: planned(r.Spec)}, nil
+	}
+	n.change(s, r.Spec, r.Signed)
+	s.UpdateStatus.State, s.UpdateStatus.Message = schedulerpb.UpdateStatus_STATE_ROLLBACK_COMPLETED, "rollback completed"
+	return &controlpb.RollbackServiceResponse{Id: s.Id}, nil
+}
+
+// StreamServiceHistory implements Control.
+func (n *Node) StreamServiceHistory(r *controlpb.StreamServiceHistoryRequest, stream grpc.ServerStreamingServer[controlpb.StreamServiceHistoryResponse]) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.find(r.Service)
+	if s == nil {
+		return apierr.NotFound("see `redoubt service ls`", "no service %q", r.Service)
+	}
+	former := n.former[s.Id]
+	all := []*controlpb.StreamServiceHistoryResponse{{InForce: true, Version: s.Meta.Version,
+		Record: &schedulerpb.ServiceSpecRecord{ServiceId: s.Id, Number: max(1, s.SpecNumber), Revision: s.Revision, Spec: s.Spec, By: "local root"}}}
+	for i, rec := range slices.Backward(former) {
+		all = append(all, &controlpb.StreamServiceHistoryResponse{Record: rec, Previous: i == len(former)-1, Version: s.Meta.Version})
+	}
+	for _, h := range all {
+		if err := stream.Send(h); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // RemoveService implements Control.

@@ -3977,6 +3977,271 @@ func (x *UpdateServiceResponse) GetWarnings() []string {
 	return nil
 }
 
+type RollbackServiceRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The version the service was read at; refused when it changed since.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The number of the former specification, and what it is: another is refused.
+	To   uint64                   `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	Spec *schedulerpb.ServiceSpec `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`
+	// A redoubt.lock.v1.Signed of it, as it is stored: what a plan answered.
+	Signed []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
+	// Only say how it would be stored.
+	Plan          bool `protobuf:"varint,61,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackServiceRequest) Reset() {
+	*x = RollbackServiceRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackServiceRequest) ProtoMessage() {}
+
+func (x *RollbackServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackServiceRequest.ProtoReflect.Descriptor instead.
+func (*RollbackServiceRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *RollbackServiceRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RollbackServiceRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RollbackServiceRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RollbackServiceRequest) GetSpec() *schedulerpb.ServiceSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *RollbackServiceRequest) GetSigned() []byte {
+	if x != nil {
+		return x.Signed
+	}
+	return nil
+}
+
+func (x *RollbackServiceRequest) GetPlan() bool {
+	if x != nil {
+		return x.Plan
+	}
+	return false
+}
+
+type RollbackServiceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a plan: as it would be stored.
+	Planned       *schedulerpb.ServiceSpec `protobuf:"bytes,60,opt,name=planned,proto3" json:"planned,omitempty"`
+	Id            string                   `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Warnings      []string                 `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackServiceResponse) Reset() {
+	*x = RollbackServiceResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackServiceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackServiceResponse) ProtoMessage() {}
+
+func (x *RollbackServiceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackServiceResponse.ProtoReflect.Descriptor instead.
+func (*RollbackServiceResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *RollbackServiceResponse) GetPlanned() *schedulerpb.ServiceSpec {
+	if x != nil {
+		return x.Planned
+	}
+	return nil
+}
+
+func (x *RollbackServiceResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RollbackServiceResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+type StreamServiceHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamServiceHistoryRequest) Reset() {
+	*x = StreamServiceHistoryRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamServiceHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamServiceHistoryRequest) ProtoMessage() {}
+
+func (x *StreamServiceHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamServiceHistoryRequest.ProtoReflect.Descriptor instead.
+func (*StreamServiceHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *StreamServiceHistoryRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+// StreamServiceHistoryResponse has the newest specification first.
+type StreamServiceHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the specification, also of the one in force.
+	Record  *schedulerpb.ServiceSpecRecord `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	InForce bool                           `protobuf:"varint,2,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	// It is what a rollback without a number goes back to.
+	Previous bool `protobuf:"varint,3,opt,name=previous,proto3" json:"previous,omitempty"`
+	// The service's version as it was read.
+	Version       uint64 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamServiceHistoryResponse) Reset() {
+	*x = StreamServiceHistoryResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamServiceHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamServiceHistoryResponse) ProtoMessage() {}
+
+func (x *StreamServiceHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamServiceHistoryResponse.ProtoReflect.Descriptor instead.
+func (*StreamServiceHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *StreamServiceHistoryResponse) GetRecord() *schedulerpb.ServiceSpecRecord {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *StreamServiceHistoryResponse) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+func (x *StreamServiceHistoryResponse) GetPrevious() bool {
+	if x != nil {
+		return x.Previous
+	}
+	return false
+}
+
+func (x *StreamServiceHistoryResponse) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type RemoveServiceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -3986,7 +4251,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4263,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4276,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -4030,7 +4295,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4042,7 +4307,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4055,7 +4320,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RemoveServiceResponse) GetId() string {
@@ -4074,7 +4339,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4086,7 +4351,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4099,7 +4364,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CreateConfigRequest) GetSpec() *secretspb.ConfigSpec {
@@ -4118,7 +4383,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4130,7 +4395,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4143,7 +4408,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CreateConfigResponse) GetId() string {
@@ -4162,7 +4427,7 @@ type GetConfigsRequest struct {
 
 func (x *GetConfigsRequest) Reset() {
 	*x = GetConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4439,7 @@ func (x *GetConfigsRequest) String() string {
 func (*GetConfigsRequest) ProtoMessage() {}
 
 func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4452,7 @@ func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetConfigsRequest) GetConfigs() []string {
@@ -4206,7 +4471,7 @@ type GetConfigsResponse struct {
 
 func (x *GetConfigsResponse) Reset() {
 	*x = GetConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4218,7 +4483,7 @@ func (x *GetConfigsResponse) String() string {
 func (*GetConfigsResponse) ProtoMessage() {}
 
 func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4231,7 +4496,7 @@ func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetConfigsResponse) GetConfigs() []*secretspb.Config {
@@ -4249,7 +4514,7 @@ type StreamConfigsRequest struct {
 
 func (x *StreamConfigsRequest) Reset() {
 	*x = StreamConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4261,7 +4526,7 @@ func (x *StreamConfigsRequest) String() string {
 func (*StreamConfigsRequest) ProtoMessage() {}
 
 func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4274,7 +4539,7 @@ func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsRequest.ProtoReflect.Descriptor instead.
 func (*StreamConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
 }
 
 type StreamConfigsResponse struct {
@@ -4286,7 +4551,7 @@ type StreamConfigsResponse struct {
 
 func (x *StreamConfigsResponse) Reset() {
 	*x = StreamConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4298,7 +4563,7 @@ func (x *StreamConfigsResponse) String() string {
 func (*StreamConfigsResponse) ProtoMessage() {}
 
 func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4311,7 +4576,7 @@ func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsResponse.ProtoReflect.Descriptor instead.
 func (*StreamConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *StreamConfigsResponse) GetConfigs() []*ConfigView {
@@ -4342,7 +4607,7 @@ type ConfigView struct {
 
 func (x *ConfigView) Reset() {
 	*x = ConfigView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4354,7 +4619,7 @@ func (x *ConfigView) String() string {
 func (*ConfigView) ProtoMessage() {}
 
 func (x *ConfigView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4367,7 +4632,7 @@ func (x *ConfigView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigView.ProtoReflect.Descriptor instead.
 func (*ConfigView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ConfigView) GetId() string {
@@ -4437,7 +4702,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4449,7 +4714,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4462,7 +4727,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -4488,7 +4753,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4500,7 +4765,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4513,7 +4778,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RemoveConfigResponse) GetId() string {
@@ -4532,7 +4797,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4544,7 +4809,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4557,7 +4822,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *meshpb.NetworkSpec {
@@ -4577,7 +4842,7 @@ type CreateNetworkResponse struct {
 
 func (x *CreateNetworkResponse) Reset() {
 	*x = CreateNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4589,7 +4854,7 @@ func (x *CreateNetworkResponse) String() string {
 func (*CreateNetworkResponse) ProtoMessage() {}
 
 func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4602,7 +4867,7 @@ func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*CreateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CreateNetworkResponse) GetId() string {
@@ -4628,7 +4893,7 @@ type StreamNetworksRequest struct {
 
 func (x *StreamNetworksRequest) Reset() {
 	*x = StreamNetworksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4640,7 +4905,7 @@ func (x *StreamNetworksRequest) String() string {
 func (*StreamNetworksRequest) ProtoMessage() {}
 
 func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4653,7 +4918,7 @@ func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksRequest.ProtoReflect.Descriptor instead.
 func (*StreamNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *StreamNetworksRequest) GetNetworks() []string {
@@ -4672,7 +4937,7 @@ type StreamNetworksResponse struct {
 
 func (x *StreamNetworksResponse) Reset() {
 	*x = StreamNetworksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4684,7 +4949,7 @@ func (x *StreamNetworksResponse) String() string {
 func (*StreamNetworksResponse) ProtoMessage() {}
 
 func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4697,7 +4962,7 @@ func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksResponse.ProtoReflect.Descriptor instead.
 func (*StreamNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *StreamNetworksResponse) GetNetworks() []*NetworkDetail {
@@ -4728,7 +4993,7 @@ type NetworkDetail struct {
 
 func (x *NetworkDetail) Reset() {
 	*x = NetworkDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4740,7 +5005,7 @@ func (x *NetworkDetail) String() string {
 func (*NetworkDetail) ProtoMessage() {}
 
 func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4753,7 +5018,7 @@ func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDetail.ProtoReflect.Descriptor instead.
 func (*NetworkDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *NetworkDetail) GetNetwork() *meshpb.Network {
@@ -4816,7 +5081,7 @@ type NetworkNotice struct {
 
 func (x *NetworkNotice) Reset() {
 	*x = NetworkNotice{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4828,7 +5093,7 @@ func (x *NetworkNotice) String() string {
 func (*NetworkNotice) ProtoMessage() {}
 
 func (x *NetworkNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4841,7 +5106,7 @@ func (x *NetworkNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNotice.ProtoReflect.Descriptor instead.
 func (*NetworkNotice) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *NetworkNotice) GetNodeId() string {
@@ -4878,7 +5143,7 @@ type NetworkService struct {
 
 func (x *NetworkService) Reset() {
 	*x = NetworkService{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4890,7 +5155,7 @@ func (x *NetworkService) String() string {
 func (*NetworkService) ProtoMessage() {}
 
 func (x *NetworkService) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4903,7 +5168,7 @@ func (x *NetworkService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkService.ProtoReflect.Descriptor instead.
 func (*NetworkService) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *NetworkService) GetId() string {
@@ -4958,7 +5223,7 @@ type NetworkEndpoint struct {
 
 func (x *NetworkEndpoint) Reset() {
 	*x = NetworkEndpoint{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4970,7 +5235,7 @@ func (x *NetworkEndpoint) String() string {
 func (*NetworkEndpoint) ProtoMessage() {}
 
 func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4983,7 +5248,7 @@ func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkEndpoint.ProtoReflect.Descriptor instead.
 func (*NetworkEndpoint) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *NetworkEndpoint) GetTaskId() string {
@@ -5044,7 +5309,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5056,7 +5321,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5069,7 +5334,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -5088,7 +5353,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5100,7 +5365,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5113,7 +5378,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -5132,7 +5397,7 @@ type CreatePolicyRequest struct {
 
 func (x *CreatePolicyRequest) Reset() {
 	*x = CreatePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5144,7 +5409,7 @@ func (x *CreatePolicyRequest) String() string {
 func (*CreatePolicyRequest) ProtoMessage() {}
 
 func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5157,7 +5422,7 @@ func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
@@ -5177,7 +5442,7 @@ type CreatePolicyResponse struct {
 
 func (x *CreatePolicyResponse) Reset() {
 	*x = CreatePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5189,7 +5454,7 @@ func (x *CreatePolicyResponse) String() string {
 func (*CreatePolicyResponse) ProtoMessage() {}
 
 func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5202,7 +5467,7 @@ func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*CreatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *CreatePolicyResponse) GetId() string {
@@ -5228,7 +5493,7 @@ type StreamPoliciesRequest struct {
 
 func (x *StreamPoliciesRequest) Reset() {
 	*x = StreamPoliciesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5240,7 +5505,7 @@ func (x *StreamPoliciesRequest) String() string {
 func (*StreamPoliciesRequest) ProtoMessage() {}
 
 func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5253,7 +5518,7 @@ func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *StreamPoliciesRequest) GetPolicies() []string {
@@ -5272,7 +5537,7 @@ type StreamPoliciesResponse struct {
 
 func (x *StreamPoliciesResponse) Reset() {
 	*x = StreamPoliciesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5284,7 +5549,7 @@ func (x *StreamPoliciesResponse) String() string {
 func (*StreamPoliciesResponse) ProtoMessage() {}
 
 func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5297,7 +5562,7 @@ func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *StreamPoliciesResponse) GetPolicies() []*PolicyDetail {
@@ -5317,7 +5582,7 @@ type PolicyDetail struct {
 
 func (x *PolicyDetail) Reset() {
 	*x = PolicyDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5329,7 +5594,7 @@ func (x *PolicyDetail) String() string {
 func (*PolicyDetail) ProtoMessage() {}
 
 func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5342,7 +5607,7 @@ func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDetail.ProtoReflect.Descriptor instead.
 func (*PolicyDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *PolicyDetail) GetPolicy() *meshpb.Policy {
@@ -5368,7 +5633,7 @@ type RemovePolicyRequest struct {
 
 func (x *RemovePolicyRequest) Reset() {
 	*x = RemovePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5380,7 +5645,7 @@ func (x *RemovePolicyRequest) String() string {
 func (*RemovePolicyRequest) ProtoMessage() {}
 
 func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5393,7 +5658,7 @@ func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyRequest.ProtoReflect.Descriptor instead.
 func (*RemovePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *RemovePolicyRequest) GetPolicy() string {
@@ -5412,7 +5677,7 @@ type RemovePolicyResponse struct {
 
 func (x *RemovePolicyResponse) Reset() {
 	*x = RemovePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5424,7 +5689,7 @@ func (x *RemovePolicyResponse) String() string {
 func (*RemovePolicyResponse) ProtoMessage() {}
 
 func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5437,7 +5702,7 @@ func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyResponse.ProtoReflect.Descriptor instead.
 func (*RemovePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *RemovePolicyResponse) GetId() string {
@@ -5461,7 +5726,7 @@ type ExplainPolicyRequest struct {
 
 func (x *ExplainPolicyRequest) Reset() {
 	*x = ExplainPolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5473,7 +5738,7 @@ func (x *ExplainPolicyRequest) String() string {
 func (*ExplainPolicyRequest) ProtoMessage() {}
 
 func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5486,7 +5751,7 @@ func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ExplainPolicyRequest) GetFromService() string {
@@ -5536,7 +5801,7 @@ type ExplainPolicyResponse struct {
 
 func (x *ExplainPolicyResponse) Reset() {
 	*x = ExplainPolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5548,7 +5813,7 @@ func (x *ExplainPolicyResponse) String() string {
 func (*ExplainPolicyResponse) ProtoMessage() {}
 
 func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5561,7 +5826,7 @@ func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ExplainPolicyResponse) GetFromService() string {
@@ -5624,7 +5889,7 @@ type PolicyVerdict struct {
 
 func (x *PolicyVerdict) Reset() {
 	*x = PolicyVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5636,7 +5901,7 @@ func (x *PolicyVerdict) String() string {
 func (*PolicyVerdict) ProtoMessage() {}
 
 func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5649,7 +5914,7 @@ func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVerdict.ProtoReflect.Descriptor instead.
 func (*PolicyVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *PolicyVerdict) GetNetworkId() string {
@@ -5712,7 +5977,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5724,7 +5989,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5737,7 +6002,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -5770,7 +6035,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5782,7 +6047,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5795,7 +6060,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -5854,7 +6119,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5866,7 +6131,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5879,7 +6144,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -5919,7 +6184,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5931,7 +6196,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5944,7 +6209,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -5965,7 +6230,7 @@ type WatchServiceRequest struct {
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5977,7 +6242,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5990,7 +6255,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -6025,7 +6290,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6037,7 +6302,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6050,7 +6315,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -6110,7 +6375,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6122,7 +6387,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6135,7 +6400,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -6190,7 +6455,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6202,7 +6467,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6215,7 +6480,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -6291,7 +6556,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6303,7 +6568,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6316,7 +6581,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{100}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -6345,7 +6610,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6357,7 +6622,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6370,7 +6635,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{101}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -6430,7 +6695,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6442,7 +6707,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6455,7 +6720,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{102}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -6506,7 +6771,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6518,7 +6783,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6531,7 +6796,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{103}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -6557,7 +6822,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6569,7 +6834,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6582,7 +6847,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{104}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -6609,7 +6874,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6621,7 +6886,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6634,7 +6899,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{105}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *Event) GetAt() int64 {
@@ -6974,7 +7239,25 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x15UpdateServiceResponse\x12;\n" +
 	"\aplanned\x18< \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\aplanned\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
-	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"0\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\xbf\x01\n" +
+	"\x16RollbackServiceRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\x125\n" +
+	"\x04spec\x18\x04 \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\x12\x16\n" +
+	"\x06signed\x18< \x01(\fR\x06signed\x12\x12\n" +
+	"\x04plan\x18= \x01(\bR\x04plan\"\x82\x01\n" +
+	"\x17RollbackServiceResponse\x12;\n" +
+	"\aplanned\x18< \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\aplanned\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
+	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"7\n" +
+	"\x1bStreamServiceHistoryRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"\xb0\x01\n" +
+	"\x1cStreamServiceHistoryResponse\x12?\n" +
+	"\x06record\x18\x01 \x01(\v2'.redoubt.scheduler.v1.ServiceSpecRecordR\x06record\x12\x19\n" +
+	"\bin_force\x18\x02 \x01(\bR\ainForce\x12\x1a\n" +
+	"\bprevious\x18\x03 \x01(\bR\bprevious\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\"0\n" +
 	"\x14RemoveServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"'\n" +
 	"\x15RemoveServiceResponse\x12\x0e\n" +
@@ -7195,7 +7478,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\n" +
 	"\x9a\xe5\x18\x06\n" +
 	"\x02\x06\n" +
-	"\x18\x01(\x010\x012\xe1-\n" +
+	"\x18\x01(\x010\x012\xb82\n" +
 	"\aControl\x12u\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1b\x9a\xe5\x18\x17\n" +
 	"\x03\x05\t\n" +
@@ -7299,7 +7582,23 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"secret.use\x12\x06Secret\x1a!spec.task.container.registry_auth \x01\x12:\n" +
 	"\n" +
 	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
-	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\x93\x01\n" +
+	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\xa9\x03\n" +
+	"\x0fRollbackService\x12*.redoubt.control.v1.RollbackServiceRequest\x1a+.redoubt.control.v1.RollbackServiceResponse\"\xbc\x02\x9a\xe5\x18\xb7\x02\n" +
+	"\x03\x05\t\n" +
+	"\x12$\n" +
+	"\x10service.rollback\x12\aService\x1a\aservice\x12!\n" +
+	"\x10service.rollback\x12\aService\x1a\x04spec\x12:\n" +
+	"\n" +
+	"secret.use\x12\x06Secret\x1a\"spec.task.container.secrets.source \x01\x129\n" +
+	"\n" +
+	"secret.use\x12\x06Secret\x1a!spec.task.container.registry_auth \x01\x12:\n" +
+	"\n" +
+	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
+	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\xa8\x01\n" +
+	"\x14StreamServiceHistory\x12/.redoubt.control.v1.StreamServiceHistoryRequest\x1a0.redoubt.control.v1.StreamServiceHistoryResponse\"+\x9a\xe5\x18'\n" +
+	"\x03\x05\t\n" +
+	"\x12 \n" +
+	"\fservice.list\x12\aService\x1a\aservice0\x01\x12\x93\x01\n" +
 	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\"-\x9a\xe5\x18)\n" +
 	"\x03\x05\t\n" +
 	"\x12\"\n" +
@@ -7389,318 +7688,330 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 111)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 115)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
-	(NodePhase)(0),                    // 0: redoubt.control.v1.NodePhase
-	(*InitRequest)(nil),               // 1: redoubt.control.v1.InitRequest
-	(*InitResponse)(nil),              // 2: redoubt.control.v1.InitResponse
-	(*JoinRequest)(nil),               // 3: redoubt.control.v1.JoinRequest
-	(*JoinResponse)(nil),              // 4: redoubt.control.v1.JoinResponse
-	(*LeaveRequest)(nil),              // 5: redoubt.control.v1.LeaveRequest
-	(*LeaveResponse)(nil),             // 6: redoubt.control.v1.LeaveResponse
-	(*RestoreRequest)(nil),            // 7: redoubt.control.v1.RestoreRequest
-	(*RestoreResponse)(nil),           // 8: redoubt.control.v1.RestoreResponse
-	(*RecoverRequest)(nil),            // 9: redoubt.control.v1.RecoverRequest
-	(*RecoverResponse)(nil),           // 10: redoubt.control.v1.RecoverResponse
-	(*LocalStatusRequest)(nil),        // 11: redoubt.control.v1.LocalStatusRequest
-	(*LocalStatusResponse)(nil),       // 12: redoubt.control.v1.LocalStatusResponse
-	(*LoadImageRequest)(nil),          // 13: redoubt.control.v1.LoadImageRequest
-	(*LoadImageResponse)(nil),         // 14: redoubt.control.v1.LoadImageResponse
-	(*CallBatch)(nil),                 // 15: redoubt.control.v1.CallBatch
-	(*Call)(nil),                      // 16: redoubt.control.v1.Call
-	(*AnswerBatch)(nil),               // 17: redoubt.control.v1.AnswerBatch
-	(*Answer)(nil),                    // 18: redoubt.control.v1.Answer
-	(*GetStatusRequest)(nil),          // 19: redoubt.control.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),         // 20: redoubt.control.v1.GetStatusResponse
-	(*ManagerStatus)(nil),             // 21: redoubt.control.v1.ManagerStatus
-	(*NodeView)(nil),                  // 22: redoubt.control.v1.NodeView
-	(*ListNodesRequest)(nil),          // 23: redoubt.control.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),         // 24: redoubt.control.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),         // 25: redoubt.control.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),        // 26: redoubt.control.v1.UpdateNodeResponse
-	(*RotateMeshKeyRequest)(nil),      // 27: redoubt.control.v1.RotateMeshKeyRequest
-	(*RotateMeshKeyResponse)(nil),     // 28: redoubt.control.v1.RotateMeshKeyResponse
-	(*RemoveNodeRequest)(nil),         // 29: redoubt.control.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),        // 30: redoubt.control.v1.RemoveNodeResponse
-	(*KnownSecrets)(nil),              // 31: redoubt.control.v1.KnownSecrets
-	(*KnownSecret)(nil),               // 32: redoubt.control.v1.KnownSecret
-	(*Rotation)(nil),                  // 33: redoubt.control.v1.Rotation
-	(*PromoteNodeRequest)(nil),        // 34: redoubt.control.v1.PromoteNodeRequest
-	(*PromoteNodeResponse)(nil),       // 35: redoubt.control.v1.PromoteNodeResponse
-	(*DemoteNodeRequest)(nil),         // 36: redoubt.control.v1.DemoteNodeRequest
-	(*DemoteNodeResponse)(nil),        // 37: redoubt.control.v1.DemoteNodeResponse
-	(*CreateTokenRequest)(nil),        // 38: redoubt.control.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 39: redoubt.control.v1.CreateTokenResponse
-	(*TokenView)(nil),                 // 40: redoubt.control.v1.TokenView
-	(*ListTokensRequest)(nil),         // 41: redoubt.control.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),        // 42: redoubt.control.v1.ListTokensResponse
-	(*RevokeTokenRequest)(nil),        // 43: redoubt.control.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),       // 44: redoubt.control.v1.RevokeTokenResponse
-	(*CreateBackupRequest)(nil),       // 45: redoubt.control.v1.CreateBackupRequest
-	(*CreateBackupResponse)(nil),      // 46: redoubt.control.v1.CreateBackupResponse
-	(*ListSlotsRequest)(nil),          // 47: redoubt.control.v1.ListSlotsRequest
-	(*ListSlotsResponse)(nil),         // 48: redoubt.control.v1.ListSlotsResponse
-	(*SlotAck)(nil),                   // 49: redoubt.control.v1.SlotAck
-	(*RotateSlotRequest)(nil),         // 50: redoubt.control.v1.RotateSlotRequest
-	(*RotateSlotResponse)(nil),        // 51: redoubt.control.v1.RotateSlotResponse
-	(*RotateStoreKeysRequest)(nil),    // 52: redoubt.control.v1.RotateStoreKeysRequest
-	(*RotateStoreKeysResponse)(nil),   // 53: redoubt.control.v1.RotateStoreKeysResponse
-	(*StoreKeyProgress)(nil),          // 54: redoubt.control.v1.StoreKeyProgress
-	(*CreateServiceRequest)(nil),      // 55: redoubt.control.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),     // 56: redoubt.control.v1.CreateServiceResponse
-	(*ListServicesRequest)(nil),       // 57: redoubt.control.v1.ListServicesRequest
-	(*ServiceView)(nil),               // 58: redoubt.control.v1.ServiceView
-	(*ListServicesResponse)(nil),      // 59: redoubt.control.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),      // 60: redoubt.control.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),     // 61: redoubt.control.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),      // 62: redoubt.control.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),     // 63: redoubt.control.v1.RemoveServiceResponse
-	(*CreateConfigRequest)(nil),       // 64: redoubt.control.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),      // 65: redoubt.control.v1.CreateConfigResponse
-	(*GetConfigsRequest)(nil),         // 66: redoubt.control.v1.GetConfigsRequest
-	(*GetConfigsResponse)(nil),        // 67: redoubt.control.v1.GetConfigsResponse
-	(*StreamConfigsRequest)(nil),      // 68: redoubt.control.v1.StreamConfigsRequest
-	(*StreamConfigsResponse)(nil),     // 69: redoubt.control.v1.StreamConfigsResponse
-	(*ConfigView)(nil),                // 70: redoubt.control.v1.ConfigView
-	(*RemoveConfigRequest)(nil),       // 71: redoubt.control.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),      // 72: redoubt.control.v1.RemoveConfigResponse
-	(*CreateNetworkRequest)(nil),      // 73: redoubt.control.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),     // 74: redoubt.control.v1.CreateNetworkResponse
-	(*StreamNetworksRequest)(nil),     // 75: redoubt.control.v1.StreamNetworksRequest
-	(*StreamNetworksResponse)(nil),    // 76: redoubt.control.v1.StreamNetworksResponse
-	(*NetworkDetail)(nil),             // 77: redoubt.control.v1.NetworkDetail
-	(*NetworkNotice)(nil),             // 78: redoubt.control.v1.NetworkNotice
-	(*NetworkService)(nil),            // 79: redoubt.control.v1.NetworkService
-	(*NetworkEndpoint)(nil),           // 80: redoubt.control.v1.NetworkEndpoint
-	(*RemoveNetworkRequest)(nil),      // 81: redoubt.control.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),     // 82: redoubt.control.v1.RemoveNetworkResponse
-	(*CreatePolicyRequest)(nil),       // 83: redoubt.control.v1.CreatePolicyRequest
-	(*CreatePolicyResponse)(nil),      // 84: redoubt.control.v1.CreatePolicyResponse
-	(*StreamPoliciesRequest)(nil),     // 85: redoubt.control.v1.StreamPoliciesRequest
-	(*StreamPoliciesResponse)(nil),    // 86: redoubt.control.v1.StreamPoliciesResponse
-	(*PolicyDetail)(nil),              // 87: redoubt.control.v1.PolicyDetail
-	(*RemovePolicyRequest)(nil),       // 88: redoubt.control.v1.RemovePolicyRequest
-	(*RemovePolicyResponse)(nil),      // 89: redoubt.control.v1.RemovePolicyResponse
-	(*ExplainPolicyRequest)(nil),      // 90: redoubt.control.v1.ExplainPolicyRequest
-	(*ExplainPolicyResponse)(nil),     // 91: redoubt.control.v1.ExplainPolicyResponse
-	(*PolicyVerdict)(nil),             // 92: redoubt.control.v1.PolicyVerdict
-	(*ListTasksRequest)(nil),          // 93: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                  // 94: redoubt.control.v1.TaskView
-	(*NetworkAddress)(nil),            // 95: redoubt.control.v1.NetworkAddress
-	(*ListTasksResponse)(nil),         // 96: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),       // 97: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),      // 98: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),        // 99: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),       // 100: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),            // 101: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),           // 102: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),               // 103: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),             // 104: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),            // 105: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                     // 106: redoubt.control.v1.Event
-	nil,                               // 107: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                               // 108: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                               // 109: redoubt.control.v1.SlotAck.LacksEntry
-	nil,                               // 110: redoubt.control.v1.ConfigView.LabelsEntry
-	nil,                               // 111: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),               // 112: redoubt.keyd.v1.Slot
-	(*meshpb.Pools)(nil),              // 113: redoubt.mesh.v1.Pools
-	(profilepb.Role)(0),               // 114: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),            // 115: redoubt.task.v1.Feature
-	(*schedulerpb.MeshState)(nil),     // 116: redoubt.scheduler.v1.MeshState
-	(*schedulerpb.Node)(nil),          // 117: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),     // 118: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),          // 119: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil),   // 120: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),     // 121: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),            // 122: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.StoreKeyState)(nil), // 123: redoubt.scheduler.v1.StoreKeyState
-	(*schedulerpb.ServiceSpec)(nil),   // 124: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),       // 125: redoubt.scheduler.v1.Service
-	(*secretspb.ConfigSpec)(nil),      // 126: redoubt.secrets.v1.ConfigSpec
-	(*secretspb.Config)(nil),          // 127: redoubt.secrets.v1.Config
-	(*meshpb.NetworkSpec)(nil),        // 128: redoubt.mesh.v1.NetworkSpec
-	(*meshpb.Network)(nil),            // 129: redoubt.mesh.v1.Network
-	(schedulerpb.EndpointMode)(0),     // 130: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicySpec)(nil),         // 131: redoubt.mesh.v1.PolicySpec
-	(*meshpb.Policy)(nil),             // 132: redoubt.mesh.v1.Policy
-	(meshpb.Protocol)(0),              // 133: redoubt.mesh.v1.Protocol
-	(*meshpb.PolicyRule)(nil),         // 134: redoubt.mesh.v1.PolicyRule
-	(*schedulerpb.Task)(nil),          // 135: redoubt.scheduler.v1.Task
-	(*taskpb.Port)(nil),               // 136: redoubt.task.v1.Port
+	(NodePhase)(0),                        // 0: redoubt.control.v1.NodePhase
+	(*InitRequest)(nil),                   // 1: redoubt.control.v1.InitRequest
+	(*InitResponse)(nil),                  // 2: redoubt.control.v1.InitResponse
+	(*JoinRequest)(nil),                   // 3: redoubt.control.v1.JoinRequest
+	(*JoinResponse)(nil),                  // 4: redoubt.control.v1.JoinResponse
+	(*LeaveRequest)(nil),                  // 5: redoubt.control.v1.LeaveRequest
+	(*LeaveResponse)(nil),                 // 6: redoubt.control.v1.LeaveResponse
+	(*RestoreRequest)(nil),                // 7: redoubt.control.v1.RestoreRequest
+	(*RestoreResponse)(nil),               // 8: redoubt.control.v1.RestoreResponse
+	(*RecoverRequest)(nil),                // 9: redoubt.control.v1.RecoverRequest
+	(*RecoverResponse)(nil),               // 10: redoubt.control.v1.RecoverResponse
+	(*LocalStatusRequest)(nil),            // 11: redoubt.control.v1.LocalStatusRequest
+	(*LocalStatusResponse)(nil),           // 12: redoubt.control.v1.LocalStatusResponse
+	(*LoadImageRequest)(nil),              // 13: redoubt.control.v1.LoadImageRequest
+	(*LoadImageResponse)(nil),             // 14: redoubt.control.v1.LoadImageResponse
+	(*CallBatch)(nil),                     // 15: redoubt.control.v1.CallBatch
+	(*Call)(nil),                          // 16: redoubt.control.v1.Call
+	(*AnswerBatch)(nil),                   // 17: redoubt.control.v1.AnswerBatch
+	(*Answer)(nil),                        // 18: redoubt.control.v1.Answer
+	(*GetStatusRequest)(nil),              // 19: redoubt.control.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),             // 20: redoubt.control.v1.GetStatusResponse
+	(*ManagerStatus)(nil),                 // 21: redoubt.control.v1.ManagerStatus
+	(*NodeView)(nil),                      // 22: redoubt.control.v1.NodeView
+	(*ListNodesRequest)(nil),              // 23: redoubt.control.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),             // 24: redoubt.control.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),             // 25: redoubt.control.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),            // 26: redoubt.control.v1.UpdateNodeResponse
+	(*RotateMeshKeyRequest)(nil),          // 27: redoubt.control.v1.RotateMeshKeyRequest
+	(*RotateMeshKeyResponse)(nil),         // 28: redoubt.control.v1.RotateMeshKeyResponse
+	(*RemoveNodeRequest)(nil),             // 29: redoubt.control.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),            // 30: redoubt.control.v1.RemoveNodeResponse
+	(*KnownSecrets)(nil),                  // 31: redoubt.control.v1.KnownSecrets
+	(*KnownSecret)(nil),                   // 32: redoubt.control.v1.KnownSecret
+	(*Rotation)(nil),                      // 33: redoubt.control.v1.Rotation
+	(*PromoteNodeRequest)(nil),            // 34: redoubt.control.v1.PromoteNodeRequest
+	(*PromoteNodeResponse)(nil),           // 35: redoubt.control.v1.PromoteNodeResponse
+	(*DemoteNodeRequest)(nil),             // 36: redoubt.control.v1.DemoteNodeRequest
+	(*DemoteNodeResponse)(nil),            // 37: redoubt.control.v1.DemoteNodeResponse
+	(*CreateTokenRequest)(nil),            // 38: redoubt.control.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),           // 39: redoubt.control.v1.CreateTokenResponse
+	(*TokenView)(nil),                     // 40: redoubt.control.v1.TokenView
+	(*ListTokensRequest)(nil),             // 41: redoubt.control.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),            // 42: redoubt.control.v1.ListTokensResponse
+	(*RevokeTokenRequest)(nil),            // 43: redoubt.control.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),           // 44: redoubt.control.v1.RevokeTokenResponse
+	(*CreateBackupRequest)(nil),           // 45: redoubt.control.v1.CreateBackupRequest
+	(*CreateBackupResponse)(nil),          // 46: redoubt.control.v1.CreateBackupResponse
+	(*ListSlotsRequest)(nil),              // 47: redoubt.control.v1.ListSlotsRequest
+	(*ListSlotsResponse)(nil),             // 48: redoubt.control.v1.ListSlotsResponse
+	(*SlotAck)(nil),                       // 49: redoubt.control.v1.SlotAck
+	(*RotateSlotRequest)(nil),             // 50: redoubt.control.v1.RotateSlotRequest
+	(*RotateSlotResponse)(nil),            // 51: redoubt.control.v1.RotateSlotResponse
+	(*RotateStoreKeysRequest)(nil),        // 52: redoubt.control.v1.RotateStoreKeysRequest
+	(*RotateStoreKeysResponse)(nil),       // 53: redoubt.control.v1.RotateStoreKeysResponse
+	(*StoreKeyProgress)(nil),              // 54: redoubt.control.v1.StoreKeyProgress
+	(*CreateServiceRequest)(nil),          // 55: redoubt.control.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),         // 56: redoubt.control.v1.CreateServiceResponse
+	(*ListServicesRequest)(nil),           // 57: redoubt.control.v1.ListServicesRequest
+	(*ServiceView)(nil),                   // 58: redoubt.control.v1.ServiceView
+	(*ListServicesResponse)(nil),          // 59: redoubt.control.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),          // 60: redoubt.control.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),         // 61: redoubt.control.v1.UpdateServiceResponse
+	(*RollbackServiceRequest)(nil),        // 62: redoubt.control.v1.RollbackServiceRequest
+	(*RollbackServiceResponse)(nil),       // 63: redoubt.control.v1.RollbackServiceResponse
+	(*StreamServiceHistoryRequest)(nil),   // 64: redoubt.control.v1.StreamServiceHistoryRequest
+	(*StreamServiceHistoryResponse)(nil),  // 65: redoubt.control.v1.StreamServiceHistoryResponse
+	(*RemoveServiceRequest)(nil),          // 66: redoubt.control.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),         // 67: redoubt.control.v1.RemoveServiceResponse
+	(*CreateConfigRequest)(nil),           // 68: redoubt.control.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),          // 69: redoubt.control.v1.CreateConfigResponse
+	(*GetConfigsRequest)(nil),             // 70: redoubt.control.v1.GetConfigsRequest
+	(*GetConfigsResponse)(nil),            // 71: redoubt.control.v1.GetConfigsResponse
+	(*StreamConfigsRequest)(nil),          // 72: redoubt.control.v1.StreamConfigsRequest
+	(*StreamConfigsResponse)(nil),         // 73: redoubt.control.v1.StreamConfigsResponse
+	(*ConfigView)(nil),                    // 74: redoubt.control.v1.ConfigView
+	(*RemoveConfigRequest)(nil),           // 75: redoubt.control.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),          // 76: redoubt.control.v1.RemoveConfigResponse
+	(*CreateNetworkRequest)(nil),          // 77: redoubt.control.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),         // 78: redoubt.control.v1.CreateNetworkResponse
+	(*StreamNetworksRequest)(nil),         // 79: redoubt.control.v1.StreamNetworksRequest
+	(*StreamNetworksResponse)(nil),        // 80: redoubt.control.v1.StreamNetworksResponse
+	(*NetworkDetail)(nil),                 // 81: redoubt.control.v1.NetworkDetail
+	(*NetworkNotice)(nil),                 // 82: redoubt.control.v1.NetworkNotice
+	(*NetworkService)(nil),                // 83: redoubt.control.v1.NetworkService
+	(*NetworkEndpoint)(nil),               // 84: redoubt.control.v1.NetworkEndpoint
+	(*RemoveNetworkRequest)(nil),          // 85: redoubt.control.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),         // 86: redoubt.control.v1.RemoveNetworkResponse
+	(*CreatePolicyRequest)(nil),           // 87: redoubt.control.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),          // 88: redoubt.control.v1.CreatePolicyResponse
+	(*StreamPoliciesRequest)(nil),         // 89: redoubt.control.v1.StreamPoliciesRequest
+	(*StreamPoliciesResponse)(nil),        // 90: redoubt.control.v1.StreamPoliciesResponse
+	(*PolicyDetail)(nil),                  // 91: redoubt.control.v1.PolicyDetail
+	(*RemovePolicyRequest)(nil),           // 92: redoubt.control.v1.RemovePolicyRequest
+	(*RemovePolicyResponse)(nil),          // 93: redoubt.control.v1.RemovePolicyResponse
+	(*ExplainPolicyRequest)(nil),          // 94: redoubt.control.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),         // 95: redoubt.control.v1.ExplainPolicyResponse
+	(*PolicyVerdict)(nil),                 // 96: redoubt.control.v1.PolicyVerdict
+	(*ListTasksRequest)(nil),              // 97: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                      // 98: redoubt.control.v1.TaskView
+	(*NetworkAddress)(nil),                // 99: redoubt.control.v1.NetworkAddress
+	(*ListTasksResponse)(nil),             // 100: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),           // 101: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),          // 102: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),            // 103: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),           // 104: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),                // 105: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),               // 106: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),                   // 107: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),                 // 108: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),                // 109: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                         // 110: redoubt.control.v1.Event
+	nil,                                   // 111: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                                   // 112: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                                   // 113: redoubt.control.v1.SlotAck.LacksEntry
+	nil,                                   // 114: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                                   // 115: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),                   // 116: redoubt.keyd.v1.Slot
+	(*meshpb.Pools)(nil),                  // 117: redoubt.mesh.v1.Pools
+	(profilepb.Role)(0),                   // 118: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),                // 119: redoubt.task.v1.Feature
+	(*schedulerpb.MeshState)(nil),         // 120: redoubt.scheduler.v1.MeshState
+	(*schedulerpb.Node)(nil),              // 121: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),         // 122: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),              // 123: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil),       // 124: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),         // 125: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),                // 126: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.StoreKeyState)(nil),     // 127: redoubt.scheduler.v1.StoreKeyState
+	(*schedulerpb.ServiceSpec)(nil),       // 128: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),           // 129: redoubt.scheduler.v1.Service
+	(*schedulerpb.ServiceSpecRecord)(nil), // 130: redoubt.scheduler.v1.ServiceSpecRecord
+	(*secretspb.ConfigSpec)(nil),          // 131: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),              // 132: redoubt.secrets.v1.Config
+	(*meshpb.NetworkSpec)(nil),            // 133: redoubt.mesh.v1.NetworkSpec
+	(*meshpb.Network)(nil),                // 134: redoubt.mesh.v1.Network
+	(schedulerpb.EndpointMode)(0),         // 135: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicySpec)(nil),             // 136: redoubt.mesh.v1.PolicySpec
+	(*meshpb.Policy)(nil),                 // 137: redoubt.mesh.v1.Policy
+	(meshpb.Protocol)(0),                  // 138: redoubt.mesh.v1.Protocol
+	(*meshpb.PolicyRule)(nil),             // 139: redoubt.mesh.v1.PolicyRule
+	(*schedulerpb.Task)(nil),              // 140: redoubt.scheduler.v1.Task
+	(*taskpb.Port)(nil),                   // 141: redoubt.task.v1.Port
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	112, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	113, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
-	114, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	116, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	117, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
+	118, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,   // 3: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	114, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	115, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	116, // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.scheduler.v1.MeshState
-	107, // 7: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	118, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	119, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	120, // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	111, // 7: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
 	16,  // 8: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
 	18,  // 9: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
 	21,  // 10: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	114, // 11: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	117, // 12: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	118, // 11: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	121, // 12: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
 	21,  // 13: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	118, // 14: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	119, // 15: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	120, // 16: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	116, // 17: redoubt.control.v1.NodeView.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	122, // 14: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	123, // 15: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	124, // 16: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	120, // 17: redoubt.control.v1.NodeView.mesh:type_name -> redoubt.scheduler.v1.MeshState
 	22,  // 18: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	118, // 19: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	108, // 20: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	122, // 19: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	112, // 20: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
 	22,  // 21: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	112, // 22: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	116, // 22: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	33,  // 23: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
 	31,  // 24: redoubt.control.v1.RemoveNodeResponse.known:type_name -> redoubt.control.v1.KnownSecrets
 	32,  // 25: redoubt.control.v1.KnownSecrets.secrets:type_name -> redoubt.control.v1.KnownSecret
-	112, // 26: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	116, // 26: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	33,  // 27: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
 	31,  // 28: redoubt.control.v1.DemoteNodeResponse.known:type_name -> redoubt.control.v1.KnownSecrets
-	114, // 29: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	118, // 29: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
 	40,  // 30: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	121, // 31: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	125, // 31: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
 	40,  // 32: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	122, // 33: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	126, // 33: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
 	49,  // 34: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	123, // 35: redoubt.control.v1.SlotAck.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	109, // 36: redoubt.control.v1.SlotAck.lacks:type_name -> redoubt.control.v1.SlotAck.LacksEntry
-	112, // 37: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	127, // 35: redoubt.control.v1.SlotAck.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	113, // 36: redoubt.control.v1.SlotAck.lacks:type_name -> redoubt.control.v1.SlotAck.LacksEntry
+	116, // 37: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	49,  // 38: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
 	54,  // 39: redoubt.control.v1.RotateStoreKeysResponse.managers:type_name -> redoubt.control.v1.StoreKeyProgress
-	123, // 40: redoubt.control.v1.StoreKeyProgress.key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	124, // 41: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	124, // 42: redoubt.control.v1.CreateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
-	125, // 43: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	95,  // 44: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	127, // 40: redoubt.control.v1.StoreKeyProgress.key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	128, // 41: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	128, // 42: redoubt.control.v1.CreateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
+	129, // 43: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	99,  // 44: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
 	58,  // 45: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	124, // 46: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	124, // 47: redoubt.control.v1.UpdateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
-	126, // 48: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	127, // 49: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
-	70,  // 50: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
-	110, // 51: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
-	128, // 52: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
-	77,  // 53: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
-	129, // 54: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
-	79,  // 55: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
-	80,  // 56: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
-	78,  // 57: redoubt.control.v1.NetworkDetail.notices:type_name -> redoubt.control.v1.NetworkNotice
-	130, // 58: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	131, // 59: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
-	87,  // 60: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
-	132, // 61: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
-	133, // 62: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
-	92,  // 63: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
-	134, // 64: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	135, // 65: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	95,  // 66: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	136, // 67: redoubt.control.v1.TaskView.ports:type_name -> redoubt.task.v1.Port
-	94,  // 68: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	58,  // 69: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	94,  // 70: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	58,  // 71: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	94,  // 72: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	103, // 73: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	106, // 74: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	111, // 75: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,   // 76: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,   // 77: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,   // 78: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,   // 79: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,   // 80: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11,  // 81: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13,  // 82: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15,  // 83: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
-	19,  // 84: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	23,  // 85: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	23,  // 86: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	25,  // 87: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	27,  // 88: redoubt.control.v1.Control.RotateMeshKey:input_type -> redoubt.control.v1.RotateMeshKeyRequest
-	29,  // 89: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	34,  // 90: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	36,  // 91: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	38,  // 92: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	41,  // 93: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	43,  // 94: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	45,  // 95: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	47,  // 96: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	50,  // 97: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	52,  // 98: redoubt.control.v1.Control.RotateStoreKeys:input_type -> redoubt.control.v1.RotateStoreKeysRequest
-	55,  // 99: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	57,  // 100: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	57,  // 101: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	60,  // 102: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	62,  // 103: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	64,  // 104: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
-	66,  // 105: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
-	68,  // 106: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
-	71,  // 107: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
-	73,  // 108: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
-	75,  // 109: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
-	81,  // 110: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
-	83,  // 111: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
-	85,  // 112: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
-	88,  // 113: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
-	90,  // 114: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
-	93,  // 115: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	93,  // 116: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	97,  // 117: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	99,  // 118: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	101, // 119: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	104, // 120: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,   // 121: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,   // 122: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,   // 123: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,   // 124: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10,  // 125: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12,  // 126: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14,  // 127: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	17,  // 128: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
-	20,  // 129: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	24,  // 130: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	24,  // 131: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	26,  // 132: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	28,  // 133: redoubt.control.v1.Control.RotateMeshKey:output_type -> redoubt.control.v1.RotateMeshKeyResponse
-	30,  // 134: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	35,  // 135: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	37,  // 136: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	39,  // 137: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	42,  // 138: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	44,  // 139: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	46,  // 140: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	48,  // 141: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	51,  // 142: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	53,  // 143: redoubt.control.v1.Control.RotateStoreKeys:output_type -> redoubt.control.v1.RotateStoreKeysResponse
-	56,  // 144: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	59,  // 145: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	59,  // 146: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	61,  // 147: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	63,  // 148: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	65,  // 149: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
-	67,  // 150: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
-	69,  // 151: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
-	72,  // 152: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
-	74,  // 153: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
-	76,  // 154: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
-	82,  // 155: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
-	84,  // 156: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
-	86,  // 157: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
-	89,  // 158: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
-	91,  // 159: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
-	96,  // 160: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	96,  // 161: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	98,  // 162: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	100, // 163: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	102, // 164: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	105, // 165: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	121, // [121:166] is the sub-list for method output_type
-	76,  // [76:121] is the sub-list for method input_type
-	76,  // [76:76] is the sub-list for extension type_name
-	76,  // [76:76] is the sub-list for extension extendee
-	0,   // [0:76] is the sub-list for field type_name
+	128, // 46: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	128, // 47: redoubt.control.v1.UpdateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
+	128, // 48: redoubt.control.v1.RollbackServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	128, // 49: redoubt.control.v1.RollbackServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
+	130, // 50: redoubt.control.v1.StreamServiceHistoryResponse.record:type_name -> redoubt.scheduler.v1.ServiceSpecRecord
+	131, // 51: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	132, // 52: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	74,  // 53: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	114, // 54: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	133, // 55: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
+	81,  // 56: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
+	134, // 57: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
+	83,  // 58: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
+	84,  // 59: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
+	82,  // 60: redoubt.control.v1.NetworkDetail.notices:type_name -> redoubt.control.v1.NetworkNotice
+	135, // 61: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	136, // 62: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
+	91,  // 63: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
+	137, // 64: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
+	138, // 65: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
+	96,  // 66: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
+	139, // 67: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	140, // 68: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	99,  // 69: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	141, // 70: redoubt.control.v1.TaskView.ports:type_name -> redoubt.task.v1.Port
+	98,  // 71: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	58,  // 72: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	98,  // 73: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	58,  // 74: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	98,  // 75: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	107, // 76: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	110, // 77: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	115, // 78: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,   // 79: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,   // 80: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,   // 81: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,   // 82: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,   // 83: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11,  // 84: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13,  // 85: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15,  // 86: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
+	19,  // 87: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	23,  // 88: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	23,  // 89: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	25,  // 90: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	27,  // 91: redoubt.control.v1.Control.RotateMeshKey:input_type -> redoubt.control.v1.RotateMeshKeyRequest
+	29,  // 92: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	34,  // 93: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	36,  // 94: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	38,  // 95: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	41,  // 96: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	43,  // 97: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	45,  // 98: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	47,  // 99: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	50,  // 100: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	52,  // 101: redoubt.control.v1.Control.RotateStoreKeys:input_type -> redoubt.control.v1.RotateStoreKeysRequest
+	55,  // 102: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	57,  // 103: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	57,  // 104: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	60,  // 105: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	62,  // 106: redoubt.control.v1.Control.RollbackService:input_type -> redoubt.control.v1.RollbackServiceRequest
+	64,  // 107: redoubt.control.v1.Control.StreamServiceHistory:input_type -> redoubt.control.v1.StreamServiceHistoryRequest
+	66,  // 108: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	68,  // 109: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	70,  // 110: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	72,  // 111: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	75,  // 112: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	77,  // 113: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
+	79,  // 114: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
+	85,  // 115: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
+	87,  // 116: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
+	89,  // 117: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
+	92,  // 118: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
+	94,  // 119: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
+	97,  // 120: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	97,  // 121: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	101, // 122: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	103, // 123: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	105, // 124: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	108, // 125: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,   // 126: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,   // 127: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,   // 128: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,   // 129: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10,  // 130: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12,  // 131: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14,  // 132: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	17,  // 133: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
+	20,  // 134: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	24,  // 135: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	24,  // 136: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	26,  // 137: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	28,  // 138: redoubt.control.v1.Control.RotateMeshKey:output_type -> redoubt.control.v1.RotateMeshKeyResponse
+	30,  // 139: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	35,  // 140: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	37,  // 141: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	39,  // 142: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	42,  // 143: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	44,  // 144: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	46,  // 145: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	48,  // 146: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	51,  // 147: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	53,  // 148: redoubt.control.v1.Control.RotateStoreKeys:output_type -> redoubt.control.v1.RotateStoreKeysResponse
+	56,  // 149: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	59,  // 150: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	59,  // 151: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	61,  // 152: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	63,  // 153: redoubt.control.v1.Control.RollbackService:output_type -> redoubt.control.v1.RollbackServiceResponse
+	65,  // 154: redoubt.control.v1.Control.StreamServiceHistory:output_type -> redoubt.control.v1.StreamServiceHistoryResponse
+	67,  // 155: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	69,  // 156: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	71,  // 157: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	73,  // 158: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	76,  // 159: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	78,  // 160: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
+	80,  // 161: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
+	86,  // 162: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
+	88,  // 163: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
+	90,  // 164: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
+	93,  // 165: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
+	95,  // 166: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
+	100, // 167: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	100, // 168: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	102, // 169: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	104, // 170: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	106, // 171: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	109, // 172: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	126, // [126:173] is the sub-list for method output_type
+	79,  // [79:126] is the sub-list for method input_type
+	79,  // [79:79] is the sub-list for extension type_name
+	79,  // [79:79] is the sub-list for extension extendee
+	0,   // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -7714,7 +8025,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   111,
+			NumMessages:   115,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -461,43 +461,45 @@ var CallStream_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	Control_GetStatus_FullMethodName       = "/redoubt.control.v1.Control/GetStatus"
-	Control_ListNodes_FullMethodName       = "/redoubt.control.v1.Control/ListNodes"
-	Control_StreamNodes_FullMethodName     = "/redoubt.control.v1.Control/StreamNodes"
-	Control_UpdateNode_FullMethodName      = "/redoubt.control.v1.Control/UpdateNode"
-	Control_RotateMeshKey_FullMethodName   = "/redoubt.control.v1.Control/RotateMeshKey"
-	Control_RemoveNode_FullMethodName      = "/redoubt.control.v1.Control/RemoveNode"
-	Control_PromoteNode_FullMethodName     = "/redoubt.control.v1.Control/PromoteNode"
-	Control_DemoteNode_FullMethodName      = "/redoubt.control.v1.Control/DemoteNode"
-	Control_CreateToken_FullMethodName     = "/redoubt.control.v1.Control/CreateToken"
-	Control_ListTokens_FullMethodName      = "/redoubt.control.v1.Control/ListTokens"
-	Control_RevokeToken_FullMethodName     = "/redoubt.control.v1.Control/RevokeToken"
-	Control_CreateBackup_FullMethodName    = "/redoubt.control.v1.Control/CreateBackup"
-	Control_ListSlots_FullMethodName       = "/redoubt.control.v1.Control/ListSlots"
-	Control_RotateSlot_FullMethodName      = "/redoubt.control.v1.Control/RotateSlot"
-	Control_RotateStoreKeys_FullMethodName = "/redoubt.control.v1.Control/RotateStoreKeys"
-	Control_CreateService_FullMethodName   = "/redoubt.control.v1.Control/CreateService"
-	Control_ListServices_FullMethodName    = "/redoubt.control.v1.Control/ListServices"
-	Control_StreamServices_FullMethodName  = "/redoubt.control.v1.Control/StreamServices"
-	Control_UpdateService_FullMethodName   = "/redoubt.control.v1.Control/UpdateService"
-	Control_RemoveService_FullMethodName   = "/redoubt.control.v1.Control/RemoveService"
-	Control_CreateConfig_FullMethodName    = "/redoubt.control.v1.Control/CreateConfig"
-	Control_GetConfigs_FullMethodName      = "/redoubt.control.v1.Control/GetConfigs"
-	Control_StreamConfigs_FullMethodName   = "/redoubt.control.v1.Control/StreamConfigs"
-	Control_RemoveConfig_FullMethodName    = "/redoubt.control.v1.Control/RemoveConfig"
-	Control_CreateNetwork_FullMethodName   = "/redoubt.control.v1.Control/CreateNetwork"
-	Control_StreamNetworks_FullMethodName  = "/redoubt.control.v1.Control/StreamNetworks"
-	Control_RemoveNetwork_FullMethodName   = "/redoubt.control.v1.Control/RemoveNetwork"
-	Control_CreatePolicy_FullMethodName    = "/redoubt.control.v1.Control/CreatePolicy"
-	Control_StreamPolicies_FullMethodName  = "/redoubt.control.v1.Control/StreamPolicies"
-	Control_RemovePolicy_FullMethodName    = "/redoubt.control.v1.Control/RemovePolicy"
-	Control_ExplainPolicy_FullMethodName   = "/redoubt.control.v1.Control/ExplainPolicy"
-	Control_ListTasks_FullMethodName       = "/redoubt.control.v1.Control/ListTasks"
-	Control_StreamTasks_FullMethodName     = "/redoubt.control.v1.Control/StreamTasks"
-	Control_WatchService_FullMethodName    = "/redoubt.control.v1.Control/WatchService"
-	Control_ServiceLogs_FullMethodName     = "/redoubt.control.v1.Control/ServiceLogs"
-	Control_Explain_FullMethodName         = "/redoubt.control.v1.Control/Explain"
-	Control_Events_FullMethodName          = "/redoubt.control.v1.Control/Events"
+	Control_GetStatus_FullMethodName            = "/redoubt.control.v1.Control/GetStatus"
+	Control_ListNodes_FullMethodName            = "/redoubt.control.v1.Control/ListNodes"
+	Control_StreamNodes_FullMethodName          = "/redoubt.control.v1.Control/StreamNodes"
+	Control_UpdateNode_FullMethodName           = "/redoubt.control.v1.Control/UpdateNode"
+	Control_RotateMeshKey_FullMethodName        = "/redoubt.control.v1.Control/RotateMeshKey"
+	Control_RemoveNode_FullMethodName           = "/redoubt.control.v1.Control/RemoveNode"
+	Control_PromoteNode_FullMethodName          = "/redoubt.control.v1.Control/PromoteNode"
+	Control_DemoteNode_FullMethodName           = "/redoubt.control.v1.Control/DemoteNode"
+	Control_CreateToken_FullMethodName          = "/redoubt.control.v1.Control/CreateToken"
+	Control_ListTokens_FullMethodName           = "/redoubt.control.v1.Control/ListTokens"
+	Control_RevokeToken_FullMethodName          = "/redoubt.control.v1.Control/RevokeToken"
+	Control_CreateBackup_FullMethodName         = "/redoubt.control.v1.Control/CreateBackup"
+	Control_ListSlots_FullMethodName            = "/redoubt.control.v1.Control/ListSlots"
+	Control_RotateSlot_FullMethodName           = "/redoubt.control.v1.Control/RotateSlot"
+	Control_RotateStoreKeys_FullMethodName      = "/redoubt.control.v1.Control/RotateStoreKeys"
+	Control_CreateService_FullMethodName        = "/redoubt.control.v1.Control/CreateService"
+	Control_ListServices_FullMethodName         = "/redoubt.control.v1.Control/ListServices"
+	Control_StreamServices_FullMethodName       = "/redoubt.control.v1.Control/StreamServices"
+	Control_UpdateService_FullMethodName        = "/redoubt.control.v1.Control/UpdateService"
+	Control_RollbackService_FullMethodName      = "/redoubt.control.v1.Control/RollbackService"
+	Control_StreamServiceHistory_FullMethodName = "/redoubt.control.v1.Control/StreamServiceHistory"
+	Control_RemoveService_FullMethodName        = "/redoubt.control.v1.Control/RemoveService"
+	Control_CreateConfig_FullMethodName         = "/redoubt.control.v1.Control/CreateConfig"
+	Control_GetConfigs_FullMethodName           = "/redoubt.control.v1.Control/GetConfigs"
+	Control_StreamConfigs_FullMethodName        = "/redoubt.control.v1.Control/StreamConfigs"
+	Control_RemoveConfig_FullMethodName         = "/redoubt.control.v1.Control/RemoveConfig"
+	Control_CreateNetwork_FullMethodName        = "/redoubt.control.v1.Control/CreateNetwork"
+	Control_StreamNetworks_FullMethodName       = "/redoubt.control.v1.Control/StreamNetworks"
+	Control_RemoveNetwork_FullMethodName        = "/redoubt.control.v1.Control/RemoveNetwork"
+	Control_CreatePolicy_FullMethodName         = "/redoubt.control.v1.Control/CreatePolicy"
+	Control_StreamPolicies_FullMethodName       = "/redoubt.control.v1.Control/StreamPolicies"
+	Control_RemovePolicy_FullMethodName         = "/redoubt.control.v1.Control/RemovePolicy"
+	Control_ExplainPolicy_FullMethodName        = "/redoubt.control.v1.Control/ExplainPolicy"
+	Control_ListTasks_FullMethodName            = "/redoubt.control.v1.Control/ListTasks"
+	Control_StreamTasks_FullMethodName          = "/redoubt.control.v1.Control/StreamTasks"
+	Control_WatchService_FullMethodName         = "/redoubt.control.v1.Control/WatchService"
+	Control_ServiceLogs_FullMethodName          = "/redoubt.control.v1.Control/ServiceLogs"
+	Control_Explain_FullMethodName              = "/redoubt.control.v1.Control/Explain"
+	Control_Events_FullMethodName               = "/redoubt.control.v1.Control/Events"
 )
 
 // ControlClient is the client API for Control service.
@@ -535,6 +537,11 @@ type ControlClient interface {
 	// bounded size. ListServices refuses more than 1,000.
 	StreamServices(ctx context.Context, in *ListServicesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListServicesResponse], error)
 	UpdateService(ctx context.Context, in *UpdateServiceRequest, opts ...grpc.CallOption) (*UpdateServiceResponse, error)
+	// Has a service go back to a specification that it had. The request has all of that,
+	// so that it is judged as an update is: by what it uses.
+	RollbackService(ctx context.Context, in *RollbackServiceRequest, opts ...grpc.CallOption) (*RollbackServiceResponse, error)
+	// The specifications that a service had, as far as they are kept: one answer each.
+	StreamServiceHistory(ctx context.Context, in *StreamServiceHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamServiceHistoryResponse], error)
 	RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error)
 	// Configs are no place for secrets: whoever may call this reads them.
 	CreateConfig(ctx context.Context, in *CreateConfigRequest, opts ...grpc.CallOption) (*CreateConfigResponse, error)
@@ -813,6 +820,35 @@ func (c *controlClient) UpdateService(ctx context.Context, in *UpdateServiceRequ
 	return out, nil
 }
 
+func (c *controlClient) RollbackService(ctx context.Context, in *RollbackServiceRequest, opts ...grpc.CallOption) (*RollbackServiceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RollbackServiceResponse)
+	err := c.cc.Invoke(ctx, Control_RollbackService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) StreamServiceHistory(ctx context.Context, in *StreamServiceHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamServiceHistoryResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_StreamServiceHistory_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamServiceHistoryRequest, StreamServiceHistoryResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamServiceHistoryClient = grpc.ServerStreamingClient[StreamServiceHistoryResponse]
+
 func (c *controlClient) RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveServiceResponse)
@@ -845,7 +881,7 @@ func (c *controlClient) GetConfigs(ctx context.Context, in *GetConfigsRequest, o
 
 func (c *controlClient) StreamConfigs(ctx context.Context, in *StreamConfigsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamConfigsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[5], Control_StreamConfigs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_StreamConfigs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -884,7 +920,7 @@ func (c *controlClient) CreateNetwork(ctx context.Context, in *CreateNetworkRequ
 
 func (c *controlClient) StreamNetworks(ctx context.Context, in *StreamNetworksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamNetworksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_StreamNetworks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_StreamNetworks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -923,7 +959,7 @@ func (c *controlClient) CreatePolicy(ctx context.Context, in *CreatePolicyReques
 
 func (c *controlClient) StreamPolicies(ctx context.Context, in *StreamPoliciesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamPoliciesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_StreamPolicies_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_StreamPolicies_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -972,7 +1008,7 @@ func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opt
 
 func (c *controlClient) StreamTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTasksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_StreamTasks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[9], Control_StreamTasks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -991,7 +1027,7 @@ type Control_StreamTasksClient = grpc.ServerStreamingClient[ListTasksResponse]
 
 func (c *controlClient) WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[9], Control_WatchService_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[10], Control_WatchService_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1010,7 +1046,7 @@ type Control_WatchServiceClient = grpc.ServerStreamingClient[WatchServiceRespons
 
 func (c *controlClient) ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[10], Control_ServiceLogs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[11], Control_ServiceLogs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1039,7 +1075,7 @@ func (c *controlClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[11], Control_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[12], Control_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1091,6 +1127,11 @@ type ControlServer interface {
 	// bounded size. ListServices refuses more than 1,000.
 	StreamServices(*ListServicesRequest, grpc.ServerStreamingServer[ListServicesResponse]) error
 	UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error)
+	// Has a service go back to a specification that it had. The request has all of that,
+	// so that it is judged as an update is: by what it uses.
+	RollbackService(context.Context, *RollbackServiceRequest) (*RollbackServiceResponse, error)
+	// The specifications that a service had, as far as they are kept: one answer each.
+	StreamServiceHistory(*StreamServiceHistoryRequest, grpc.ServerStreamingServer[StreamServiceHistoryResponse]) error
 	RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error)
 	// Configs are no place for secrets: whoever may call this reads them.
 	CreateConfig(context.Context, *CreateConfigRequest) (*CreateConfigResponse, error)
@@ -1190,6 +1231,12 @@ func (UnimplementedControlServer) StreamServices(*ListServicesRequest, grpc.Serv
 }
 func (UnimplementedControlServer) UpdateService(context.Context, *UpdateServiceRequest) (*UpdateServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateService not implemented")
+}
+func (UnimplementedControlServer) RollbackService(context.Context, *RollbackServiceRequest) (*RollbackServiceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollbackService not implemented")
+}
+func (UnimplementedControlServer) StreamServiceHistory(*StreamServiceHistoryRequest, grpc.ServerStreamingServer[StreamServiceHistoryResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamServiceHistory not implemented")
 }
 func (UnimplementedControlServer) RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveService not implemented")
@@ -1573,6 +1620,35 @@ func _Control_UpdateService_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_RollbackService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).RollbackService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_RollbackService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).RollbackService(ctx, req.(*RollbackServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_StreamServiceHistory_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamServiceHistoryRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamServiceHistory(m, &grpc.GenericServerStream[StreamServiceHistoryRequest, StreamServiceHistoryResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamServiceHistoryServer = grpc.ServerStreamingServer[StreamServiceHistoryResponse]
+
 func _Control_RemoveService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveServiceRequest)
 	if err := dec(in); err != nil {
@@ -1912,6 +1988,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_UpdateService_Handler,
 		},
 		{
+			MethodName: "RollbackService",
+			Handler:    _Control_RollbackService_Handler,
+		},
+		{
 			MethodName: "RemoveService",
 			Handler:    _Control_RemoveService_Handler,
 		},
@@ -1980,6 +2060,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamServices",
 			Handler:       _Control_StreamServices_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamServiceHistory",
+			Handler:       _Control_StreamServiceHistory_Handler,
 			ServerStreams: true,
 		},
 		{

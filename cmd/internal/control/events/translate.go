@@ -201,25 +201,6 @@ func task(r raftstore.Reader, old, now *schedulerpb.Task) *controlpb.Event {
 	return e
 }
 
-func service(old, now *schedulerpb.Service) *controlpb.Event {
-	switch {
-	case now == nil:
-		return event("service", "remove", old.GetId(), old.GetSpec().GetName())
-	case old == nil:
-		return event("service", "create", now.GetId(), now.GetSpec().GetName())
-	case proto.Equal(old.GetSpec(), now.GetSpec()):
-		return nil
-	}
-	e := event("service", "update", now.GetId(), now.GetSpec().GetName())
-	if before, after := old.GetSpec().GetReplicated(), now.GetSpec().GetReplicated(); before.GetReplicas() != after.GetReplicas() {
-		e.Attributes["replicas"] = fmt.Sprintf("%d → %d", before.GetReplicas(), after.GetReplicas())
-	}
-	if before, after := old.GetSpec().GetTask().GetContainer().GetImage(), now.GetSpec().GetTask().GetContainer().GetImage(); before != after {
-		set(e, "image", after)
-	}
-	return e
-}
-
 // machine tells of a node as the scheduler sees it.
 func machine(r raftstore.Reader, old, now *schedulerpb.Node) *controlpb.Event {
 	if old == nil || now == nil {
