@@ -20,7 +20,7 @@ const Len = 26
 // MinPrefix is the shortest prefix of an id that people may use in its place.
 const MinPrefix = 4
 
-// MaxName bounds names that people choose (services, nodes): a DNS label.
+// MaxName bounds names that people choose (services, nodes): one label of DNS.
 const MaxName = 63
 
 var encoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -53,17 +53,19 @@ func Bytes(s string) (b [16]byte, ok bool) {
 // FromBytes is the id of these bits.
 func FromBytes(b [16]byte) string { return encoding.EncodeToString(b[:]) }
 
-// CheckName returns an error unless s can be the name of a service: a DNS
-// label of at most MaxName lowercase letters, digits and inner hyphens.
+// CheckName returns an error unless s can be the name of a service: one label of
+// DNS of at most MaxName lowercase letters, digits, and inner hyphens and
+// underscores. Services of a stack have an underscore in theirs, which host names
+// may not have; DNS, resolvers and SPIFFE ids take it.
 func CheckName(s string) error {
 	switch {
 	case s == "":
-		return fmt.Errorf("the name is empty: use letters a-z, digits and hyphens")
+		return fmt.Errorf("the name is empty: use letters a-z, digits, hyphens and underscores")
 	case len(s) > MaxName:
 		return fmt.Errorf("the name is %d characters long: at most %d are allowed", len(s), MaxName)
 	case strings.ContainsFunc(s, notLabel):
-		return fmt.Errorf("name %q: only lowercase letters, digits and hyphens are allowed", s)
-	case s[0] == '-' || s[len(s)-1] == '-':
+		return fmt.Errorf("name %q: only lowercase letters, digits, hyphens and underscores are allowed", s)
+	case strings.ContainsRune("-_", rune(s[0])) || strings.ContainsRune("-_", rune(s[len(s)-1])):
 		return fmt.Errorf("name %q: it must start and end with a letter or digit", s)
 	}
 	return nil
@@ -99,5 +101,5 @@ func CheckHostname(s string) error {
 }
 
 func notLabel(r rune) bool {
-	return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-')
+	return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '_')
 }

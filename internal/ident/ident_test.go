@@ -43,12 +43,12 @@ func TestValidRefusesOtherSpellings(t *testing.T) {
 }
 
 func TestCheckName(t *testing.T) {
-	for _, s := range []string{"web", "a", "web-2", strings.Repeat("a", 63)} {
+	for _, s := range []string{"web", "a", "web-2", "shop_web", "a_b_c", strings.Repeat("a", 63)} {
 		if err := CheckName(s); err != nil {
 			t.Errorf("CheckName(%q) = %v", s, err)
 		}
 	}
-	for _, s := range []string{"", "-a", "a-", "Web", "a/b", "..", "a b", "wéb", "a\x00", strings.Repeat("a", 64)} {
+	for _, s := range []string{"", "-a", "a-", "_a", "a_", "Web", "a/b", "..", "a b", "wéb", "a\x00", strings.Repeat("a", 64)} {
 		if CheckName(s) == nil {
 			t.Errorf("CheckName(%q) accepted", s)
 		}

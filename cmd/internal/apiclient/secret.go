@@ -43,7 +43,12 @@ func (k *Keyd) Recipient(ctx context.Context) (*Recipient, error) {
 // Seal makes a version of the secret of that id. What is in it leaves this process
 // sealed, and its key with it.
 func (r *Recipient) Seal(secretID, kind string, plain []byte) (*controlpb.NewVersion, error) {
-	s := seal.Subject{ClusterID: r.clusterID, SecretID: secretID, VersionID: ident.New(), Kind: kind}
+	return r.SealVersion(secretID, ident.New(), kind, plain)
+}
+
+// SealVersion is Seal of a version whose id the caller chose.
+func (r *Recipient) SealVersion(secretID, versionID, kind string, plain []byte) (*controlpb.NewVersion, error) {
+	s := seal.Subject{ClusterID: r.clusterID, SecretID: secretID, VersionID: versionID, Kind: kind}
 	data, key, err := seal.Seal(r.key, r.epoch, s, plain)
 	if err != nil {
 		return nil, apierr.Invalid("", "%v", err)

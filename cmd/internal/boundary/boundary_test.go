@@ -111,6 +111,7 @@ var forbidden = map[string]map[string]string{
 		module + "mesh/named":              "redoubtd holds named's messages only",
 		"github.com/miekg/dns":             "named alone parses DNS",
 		"os/exec":                          "redoubtd starts nothing",
+		"github.com/compose-spec":          "the command alone reads compose files",
 	},
 }
 

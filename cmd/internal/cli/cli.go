@@ -34,6 +34,8 @@ type Env struct {
 	Stdout io.Writer
 	Stderr io.Writer
 	Getenv func(string) string
+	// Environ is all of the environment, NAME=value; nil: there is none.
+	Environ func() []string
 	// Terminal opens the one that the command was typed at, for questions whatever Stdin
 	// is; the caller closes it.
 	Terminal func() (*os.File, error)
@@ -41,7 +43,7 @@ type Env struct {
 
 // System is the real process.
 func System() Env {
-	return Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv,
+	return Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Environ: os.Environ,
 		Terminal: func() (*os.File, error) { return os.OpenFile("/dev/tty", os.O_RDWR, 0) }}
 }
 
@@ -100,7 +102,7 @@ Commands talk to this machine's own node, over --host (default
 	_ = root.RegisterFlagCompletionFunc("context", a.contextNames) // fails only where a flag gets two
 	root.AddCommand(
 		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.autolockCmd(), a.caCmd(), a.storeCmd(), a.backupCmd(), a.recoverCmd(), a.joinTokenCmd(), a.admissionCmd(),
-		a.nodeCmd(), a.serviceCmd(), a.networkCmd(), a.policyCmd(), a.authCmd(), a.approvalCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
+		a.nodeCmd(), a.serviceCmd(), a.stackCmd(), a.networkCmd(), a.policyCmd(), a.authCmd(), a.approvalCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
 	root.AddCommand(a.personCmd(), a.breakGlassCmd(), a.contextCmd(), a.whoamiCmd(), a.lockCmd())

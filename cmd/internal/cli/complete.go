@@ -143,6 +143,7 @@ func (a *app) completions(root *cobra.Command) {
 		"secret inspect": a.names(-1, secretNames), "secret rm": a.names(-1, secretNames),
 		"secret update": a.names(1, secretNames), "secret rollback": a.names(1, secretNames), "secret grants": a.names(1, secretNames),
 		"identity ls": a.names(1, serviceNames), "identity revoke": a.names(-1, serviceNames), "identity allow": a.names(-1, serviceNames),
+		"stack rm": a.names(-1, stackNames), "stack ps": a.names(1, stackNames), "stack services": a.names(1, stackNames), "stack deploy": a.names(1, stackNames),
 		"network inspect": a.names(-1, networkNames), "network rm": a.names(-1, networkNames),
 		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames), "policy explain": a.names(2, serviceNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),

@@ -51,6 +51,12 @@ const (
 	joinTimeout = 2 * time.Minute
 	// joinNotice is when it says that it is still at it.
 	joinNotice = 5 * time.Second
+	// stackTimeout bounds all changes of a stack, for which registries may be asked;
+	// stackWatches how many of its services are waited for at a time.
+	stackTimeout = 15 * time.Minute
+	stackWatches = 64
+	// maxStackKey bounds the file with the key of fingerprints.
+	maxStackKey = 256
 	// defaultWait is how long create, update and scale wait for convergence.
 	defaultWait = 5 * time.Minute
 	// stableFor is how long the wanted state must hold before it is called

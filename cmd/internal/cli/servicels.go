@@ -63,33 +63,42 @@ func (a *app) serviceLsCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				var ids []string
-				objects := []serviceJSON{}
-				var rows [][]string
-				for _, v := range r.Services {
-					s := newServiceJSON(v)
-					if !filter.begins("id", s.ID) || !filter.begins("name", s.Name) || !filter.is("mode", s.Mode) ||
-						!filter.label(v.GetService().GetSpec().GetLabels()) {
-						continue
-					}
-					ids, objects = append(ids, s.ID), append(objects, s)
-					replicas := fmt.Sprintf("%d/%d", s.Running, s.Wanted)
-					if s.Held > 0 {
-						replicas += fmt.Sprintf(" (%d held)", s.Held)
-					}
-					if note := statusNote(v.GetService().GetUpdateStatus()); note != "" {
-						replicas += " (" + note + ")"
-					}
-					rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, replicas, s.Image, strings.Join(s.Ports, ", ")})
-				}
-				return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"}, rows)
+				return a.printServices(&out, &filter, r.Services)
 			})
 		},
 	}
+	serviceListFlags(c, &out, &filter)
+	return c
+}
+
+// serviceListFlags are those of lists of services.
+func serviceListFlags(c *cobra.Command, out *output, filter *filterFlag) {
 	out.flags(c, true)
 	out.noTruncFlag(c)
 	filter.add(c, "id", "name", "mode=replicated|global", "label")
-	return c
+}
+
+func (a *app) printServices(out *output, filter *filterFlag, views []*controlpb.ServiceView) error {
+	var ids []string
+	objects := []serviceJSON{}
+	var rows [][]string
+	for _, v := range views {
+		s := newServiceJSON(v)
+		if !filter.begins("id", s.ID) || !filter.begins("name", s.Name) || !filter.is("mode", s.Mode) ||
+			!filter.label(v.GetService().GetSpec().GetLabels()) {
+			continue
+		}
+		ids, objects = append(ids, s.ID), append(objects, s)
+		replicas := fmt.Sprintf("%d/%d", s.Running, s.Wanted)
+		if s.Held > 0 {
+			replicas += fmt.Sprintf(" (%d held)", s.Held)
+		}
+		if note := statusNote(v.GetService().GetUpdateStatus()); note != "" {
+			replicas += " (" + note + ")"
+		}
+		rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, replicas, s.Image, strings.Join(s.Ports, ", ")})
+	}
+	return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"}, rows)
 }
 
 // taskJSON is one task in `service ps --format json`.

@@ -24,7 +24,7 @@ func (a *app) converge(ctx context.Context, ids []string, w waitFlags) error {
 	wait, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	for _, id := range ids {
-		if err := a.convergeOne(wait, id, w); err != nil {
+		if err := a.convergeOne(wait, id, w, a.progress(w.quiet)); err != nil {
 			return err
 		}
 	}
@@ -33,8 +33,7 @@ func (a *app) converge(ctx context.Context, ids []string, w waitFlags) error {
 
 // convergeOne follows one service. A watch that breaks (the leader died) is
 // taken up again until the time is over.
-func (a *app) convergeOne(ctx context.Context, id string, w waitFlags) error {
-	show := a.progress(w.quiet)
+func (a *app) convergeOne(ctx context.Context, id string, w waitFlags, show *progress) error {
 	conv := &convergence{follows: w.follows}
 	var broken error
 	retry := time.NewTicker(time.Second)
@@ -153,6 +152,7 @@ type progress struct {
 	w     io.Writer
 	rows  int // terminal rows to redraw in; 0: not a terminal
 	drawn int
+	of    string // whose progress it is, where it is not the only one; then rows is 0
 }
 
 func (a *app) progress(quiet bool) *progress {
@@ -212,7 +212,7 @@ func (p *progress) lines(changed []taskLine) {
 }
 
 func (p *progress) converged() {
-	fmt.Fprintln(p.w, "converged")
+	fmt.Fprintln(p.w, strings.TrimSpace(printable(p.of)+" converged"))
 }
 
 // noticeAfter tells the operator something where what is under way takes longer

@@ -61,6 +61,7 @@ type Node struct {
 	secrets   []*keptSecret
 	master    *seal.Master // of secrets
 	networks  []*meshpb.Network
+	rules     []*meshpb.Policy // of networks
 	roles     []*controlpb.RoleView
 	broken    []*controlpb.BreakGlassView
 	witnesses []*controlpb.WitnessView

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/stack"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
@@ -47,6 +48,9 @@ func (n *Node) take(s *keptSecret, v *controlpb.NewVersion) error {
 	}
 	s.Current++
 	s.Versions = append(s.Versions, &secretspb.VersionFacts{Number: s.Current, Id: v.GetId(), CreatedAt: 1, Size: uint64(len(plain))})
+	if s.Spec.Labels[stack.Label] != "" { // those are compared with what a file says
+		return nil
+	}
 	if s.Spec.Labels == nil {
 		s.Spec.Labels = map[string]string{}
 	}

@@ -205,7 +205,7 @@ func (n *Node) ListTasks(_ context.Context, r *controlpb.ListTasksRequest) (*con
 	defer n.mu.Unlock()
 	out := new(controlpb.ListTasksResponse)
 	for _, s := range n.services {
-		if len(r.Services) == 0 || slices.Contains(r.Services, s.Spec.Name) {
+		if len(r.Services) == 0 || slices.Contains(r.Services, s.Spec.Name) || slices.Contains(r.Services, s.Id) {
 			out.Tasks = append(out.Tasks, n.tasksOf(s)...)
 		}
 	}
