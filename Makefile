@@ -128,6 +128,13 @@ $(OUT)/tools/gotestsum: go.mod
 	CGO_ENABLED=0 go build -o $@ gotest.tools/gotestsum
 	@touch $@
 
+# The docker command, of a module of its own: what it needs is none of Redoubt's.
+DOCKERCLI := cmd/internal/e2e/dockercli
+$(OUT)/tools/docker: $(DOCKERCLI)/go.mod $(DOCKERCLI)/go.sum
+	@mkdir -p $(OUT)/tools
+	cd $(DOCKERCLI) && CGO_ENABLED=0 go build -mod=readonly -ldflags '-s -w -X github.com/docker/cli/cli/version.Version=28.5.2' -o $@ github.com/docker/cli/cmd/docker
+	@touch $@
+
 UNIT    = $$(go list ./... | grep -vE '($(HEAVY))(/|$$)')
 RUNTIME = $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e)
 
@@ -150,9 +157,9 @@ test: setup $(OUT)/tools/gotestsum ## every test: unit, property, and stories ov
 	@echo "== how long each stage took"; cat $(OUT)/stages
 
 .PHONY: stories
-stories: $(OUT)/tools/gotestsum ## the stories alone, of the binaries that make build made (root)
+stories: $(OUT)/tools/gotestsum $(OUT)/tools/docker ## the stories alone, of the binaries that make build made (root)
 	@mkdir -p $(OUT)
-	$(call stage,stories,REDOUBT_BIN=$(CURDIR)/bin $(call tested,stories,standard-verbose) -vet=off -timeout 20m -parallel $(STORIES) -count=1 ./cmd/internal/e2e/...)
+	$(call stage,stories,REDOUBT_BIN=$(CURDIR)/bin REDOUBT_DOCKER=$(OUT)/tools/docker $(call tested,stories,standard-verbose) -vet=off -timeout 20m -parallel $(STORIES) -count=1 ./cmd/internal/e2e/...)
 
 .PHONY: compile
 compile:

@@ -81,7 +81,8 @@ func daemons(c config) []daemon {
 			sockets: []socket{{name: "rund", owner: c.control}, {name: "identity", owner: c.control}}},
 		// A leader that gets no core for an election timeout is given up.
 		{path: bin("redoubtd"), account: c.control, traceback: "single", memlock: 64 << 20, nice: -10, args: args, tells: true,
-			sockets: []socket{{name: "api", owner: root}, {name: "users", owner: account.Account{GID: c.control.GID}, group: true}, {name: "metrics", owner: root}}},
+			sockets: []socket{{name: "api", owner: root}, {name: "users", owner: account.Account{GID: c.control.GID}, group: true},
+				{name: "docker", owner: account.Account{GID: c.control.GID}, group: true}, {name: "metrics", owner: root}}},
 	}
 }
 

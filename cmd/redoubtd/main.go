@@ -17,7 +17,7 @@ import (
 func main() {
 	cfg := node.DefaultConfig()
 	daemon.Main(daemon.Daemon{
-		Name: "redoubtd", Section: "node", Config: &cfg, Sockets: []string{"api", "users", "metrics"}, Tell: "api",
+		Name: "redoubtd", Section: "node", Config: &cfg, Sockets: []string{"api", "users", "docker", "metrics"}, Tell: "api",
 		Check: func(daemon.Env) error { return cfg.Check() },
 		Sandbox: func(env daemon.Env) sandbox.Profile {
 			listen := netip.MustParseAddrPort(cfg.Listen)

@@ -116,9 +116,9 @@ func LocalCredentials() credentials.TransportCredentials { return localCreds{} }
 type localCreds struct{}
 
 func (localCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	uc, ok := raw.(*net.UnixConn)
-	if !ok {
-		return nil, nil, fmt.Errorf("authz: %T is not a local socket", raw)
+	uc, err := unixConn(raw)
+	if err != nil {
+		return nil, nil, err
 	}
 	cred, err := peercred.Of(uc)
 	if err != nil {
@@ -130,6 +130,19 @@ func (localCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo,
 	info := &LocalInfo{PID: cred.Pid, conn: raw,
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}
 	return raw, info, nil
+}
+
+// unixConn is the unix socket whose peer a connection is of: itself, or that which it
+// says is below it.
+func unixConn(raw net.Conn) (*net.UnixConn, error) {
+	if under, ok := raw.(interface{ NetConn() net.Conn }); ok {
+		raw = under.NetConn()
+	}
+	uc, ok := raw.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("authz: %T is not a local socket", raw)
+	}
+	return uc, nil
 }
 
 func (localCreds) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

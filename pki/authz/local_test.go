@@ -98,10 +98,24 @@ func TestLocalSocketNotRoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if _, _, err := LocalCredentials().ServerHandshake(conn); err == nil || !strings.Contains(err.Error(), "65534") {
-		t.Errorf("another user on the local socket: %v", err)
+	// Nor does a connection that is for such a socket make its peer another.
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	for _, c := range []net.Conn{conn, onBehalf{near, conn}} {
+		if _, _, err := LocalCredentials().ServerHandshake(c); err == nil || !strings.Contains(err.Error(), "65534") {
+			t.Errorf("another user on the local socket: %v", err)
+		}
 	}
 }
+
+// onBehalf is a connection that is for another one.
+type onBehalf struct {
+	net.Conn
+	of net.Conn
+}
+
+func (c onBehalf) NetConn() net.Conn { return c.of }
 
 // TestLocalCredentials: neither kind of credentials takes the other's.
 func TestLocalCredentials(t *testing.T) {

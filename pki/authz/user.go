@@ -67,13 +67,9 @@ func (c userCreds) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo
 }
 
 func (c userCreds) who(raw net.Conn) (string, error) {
-	under, ok := raw.(interface{ NetConn() net.Conn })
-	if ok {
-		raw = under.NetConn()
-	}
-	uc, ok := raw.(*net.UnixConn)
-	if !ok {
-		return "", fmt.Errorf("authz: %T is not a local socket", raw)
+	uc, err := unixConn(raw)
+	if err != nil {
+		return "", err
 	}
 	cred, err := peercred.Of(uc)
 	if err != nil {

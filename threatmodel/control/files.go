@@ -184,7 +184,7 @@ func checkAutolock(_ context.Context, n *Node, found *Found) error {
 
 // checkSockets: each socket is of the one who may connect.
 func checkSockets(_ context.Context, n *Node, found *Found) error {
-	who := map[string]string{"api": "", "users": "", "metrics": "", "unlock": "", "wg": "", "keyd": "redoubtd", "netd": "redoubtd",
+	who := map[string]string{"api": "", "users": "", "docker": "", "metrics": "", "unlock": "", "wg": "", "keyd": "redoubtd", "netd": "redoubtd",
 		"rund": "redoubtd", "identity": "redoubtd", "named": "redoubtd", "named-net": "redoubt-netd"}
 	paths, err := filepath.Glob(filepath.Join(n.Run, "*.sock"))
 	if err != nil {
@@ -213,7 +213,7 @@ func checkSockets(_ context.Context, n *Node, found *Found) error {
 			}
 		}
 		mode := fs.FileMode(0o600)
-		if name == "users" {
+		if name == "users" || name == "docker" {
 			mode = 0o660 // the group's members are told apart at the other end
 		}
 		if owner(fi) != uid || fi.Mode().Perm() != mode {

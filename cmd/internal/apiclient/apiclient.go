@@ -218,3 +218,17 @@ func Err(err error) error {
 	e.Remedy = "see the log of redoubt-node"
 	return e
 }
+
+// Over is a client over connections that dial makes, the first when it is first used.
+func Over(dial func(context.Context) (net.Conn, error)) (*Client, error) {
+	cc, err := grpc.NewClient("passthrough:///node",
+		grpc.WithTransportCredentials(insecure.NewCredentials()), // whoever dials knows what it is
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }),
+		grpc.WithAuthority("localhost"),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
+	)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(callstream.Over(cc, carried, maxReply)), nil
+}

@@ -28,7 +28,11 @@ func (k *Keyd) Recipient(ctx context.Context) (*Recipient, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := resp.GetStatus()
+	return RecipientOf(resp.GetStatus())
+}
+
+// RecipientOf is what a manager's keyd says of it.
+func RecipientOf(st *keydpb.StatusResponse) (*Recipient, error) {
 	switch {
 	case st.GetState() == keydpb.LockState_LOCK_STATE_LOCKED:
 		return nil, apierr.Locked()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -17,8 +18,8 @@ import (
 )
 
 // Exec runs a command on h: in its network and mount namespaces (the cgroup
-// file system stays visible), with the lab's binaries first on PATH and
-// REDOUBT_HOST naming h's node. It returns the command's exit code.
+// file system stays visible), with the lab's binaries first on PATH, and REDOUBT_HOST
+// and DOCKER_HOST naming h's node. It returns the command's exit code.
 func (l *Lab) Exec(h Host, argv []string, in io.Reader, out, errOut io.Writer) (int, error) {
 	if len(argv) == 0 {
 		return 0, errors.New("no command is given: write `redoubt lab exec NODE -- CMD…`")
@@ -30,11 +31,11 @@ func (l *Lab) Exec(h Host, argv []string, in io.Reader, out, errOut io.Writer) (
 	}
 	cmd := &exec.Cmd{Path: name, Args: argv, Stdin: in, Stdout: out, Stderr: errOut}
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PATH=") && !strings.HasPrefix(kv, "REDOUBT_HOST=") {
+		if name, _, _ := strings.Cut(kv, "="); !slices.Contains([]string{"PATH", "REDOUBT_HOST", "DOCKER_HOST", "DOCKER_CONTEXT"}, name) {
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}
-	cmd.Env = append(cmd.Env, "PATH="+path, "REDOUBT_HOST=unix://"+l.APISocket(h))
+	cmd.Env = append(cmd.Env, "PATH="+path, "REDOUBT_HOST=unix://"+l.APISocket(h), "DOCKER_HOST=unix://"+filepath.Join(filepath.Dir(l.APISocket(h)), "docker.sock"))
 	if err := l.inside(h, cmd.Start); err != nil {
 		return 0, err
 	}

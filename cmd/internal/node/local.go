@@ -33,22 +33,22 @@ const helperPatience = 2 * time.Second
 // of 100,000 tasks fits.
 const maxAnswer = 64 << 20
 
-// serveLocal serves this node's own socket until ctx ends: Bootstrap here, and
-// Control by way of the leader.
-func (n *Node) serveLocal(ctx context.Context, l net.Listener) error {
+// serveLocal serves this node's own socket, and what comes in this process on behalf of
+// its root, until ctx ends: Bootstrap here, and Control by way of the leader.
+func (n *Node) serveLocal(ctx context.Context, ls ...net.Listener) error {
 	// Calls of the operator API are judged by the leader, from the connection
 	// that dialLeader makes; here they only get as far as being told why there
 	// is none.
 	az := authz.New(authz.Config{Manager: func() bool { return true }, Carries: true, Refused: n.refusedHere, Logger: n.log})
-	return n.serveOperators(ctx, l, az, az.LocalServerOptions(), proxy{n.dialLeader, n.direct}, func(srv *grpc.Server) {
+	return n.serveOperators(ctx, ls, az, az.LocalServerOptions(), proxy{n.dialLeader, n.direct}, func(srv *grpc.Server) {
 		controlpb.RegisterBootstrapServer(srv, bootstrap{n: n})
 		controlpb.RegisterSharesServer(srv, shares{n: n})
 	})
 }
 
-// serveOperators serves a local socket until ctx ends: what register adds, and Control
-// by way of carry.
-func (n *Node) serveOperators(ctx context.Context, l net.Listener, az *authz.Authorizer, options []grpc.ServerOption, carry proxy, register func(*grpc.Server)) error {
+// serveOperators serves a local socket, or several, until ctx ends: what register adds,
+// and Control by way of carry.
+func (n *Node) serveOperators(ctx context.Context, ls []net.Listener, az *authz.Authorizer, options []grpc.ServerOption, carry proxy, register func(*grpc.Server)) error {
 	unary, stream := control.Interceptors(n.log)
 	srv := grpc.NewServer(append(slices.Concat(options, busy),
 		grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream),
@@ -65,7 +65,7 @@ func (n *Node) serveOperators(ctx context.Context, l net.Listener, az *authz.Aut
 	if err := errors.Join(authz.CheckServer(srv), authz.CheckAll(carriedTo...)); err != nil {
 		return err
 	}
-	return serveGRPC(ctx, srv, l)
+	return serveGRPC(ctx, srv, ls...)
 }
 
 // dialLeader returns a connection to the leader for the operator API, by that protocol.

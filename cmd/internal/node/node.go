@@ -147,8 +147,10 @@ func Run(ctx context.Context, cfg Config, env daemon.Env) error {
 	defer n.named.Close()
 	first := n.first(ctx)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"]) })
-	g.Go(func() error { return n.serveUsers(ctx, n.env.Listeners["users"]) })
+	asRoot, asUsers := newWithin(), newWithin()
+	g.Go(func() error { return n.serveLocal(ctx, n.env.Listeners["api"], asRoot) })
+	g.Go(func() error { return n.serveUsers(ctx, n.env.Listeners["users"], asUsers) })
+	g.Go(func() error { return n.serveDocker(ctx, n.env.Listeners["docker"], asRoot, asUsers) })
 	g.Go(func() error { return n.serveHTTP(ctx, n.env.Listeners["metrics"]) })
 	g.Go(func() error { return ended(ctx, heap.Keep(ctx)) })
 	g.Go(func() error {

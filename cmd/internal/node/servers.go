@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -76,20 +77,28 @@ func listenFor(p *port.Port, alpn string, srv *grpc.Server) (net.Listener, error
 	return p.Listen(alpn)
 }
 
-// serveGRPC serves until ctx ends and returns ctx's error then.
-func serveGRPC(ctx context.Context, srv *grpc.Server, l net.Listener) error {
+// serveGRPC serves on each of ls until ctx ends and returns ctx's error then.
+func serveGRPC(ctx context.Context, srv *grpc.Server, ls ...net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
 		srv.Stop()
 	})
-	err := srv.Serve(l)
+	ended := make(chan error, len(ls))
+	var serving sync.WaitGroup
+	for _, l := range ls {
+		serving.Go(func() { ended <- srv.Serve(l) })
+	}
+	err := <-ended
 	if stop() {
 		srv.Stop()
-		return fmt.Errorf("a server stopped: %w", err)
+		err = fmt.Errorf("a server stopped: %w", err)
+	} else {
+		<-stopped
+		err = ctx.Err()
 	}
-	<-stopped
-	return ctx.Err()
+	serving.Wait()
+	return err
 }
 
 // serveLock answers whether this manager is locked; m is nil where it is.

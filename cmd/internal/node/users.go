@@ -24,14 +24,16 @@ const (
 	maxConnsEach = 32
 )
 
-// serveUsers serves the socket for users of this machine until ctx ends: the operator
-// API by way of the leader, who knows each by name and machine. They have the group of
+// serveUsers serves the socket for users of this machine, and what comes in this process
+// on behalf of them, until ctx ends: the operator API by way of the leader, who knows each
+// by name and machine. They have the group of
 // this process, which the supervisor gave it.
-func (n *Node) serveUsers(ctx context.Context, l net.Listener) error {
+func (n *Node) serveUsers(ctx context.Context, l net.Listener, more ...net.Listener) error {
 	az := authz.New(authz.Config{Carries: true, Refused: n.refusedHere, Logger: n.log})
 	quiet := quietlog.New(n.log)
 	refused := func(err error) { quiet.Warn("users.sock", "refused a user", "reason", err) }
-	return n.serveOperators(ctx, crowded{l, strangers.NewCrowd(maxUserConns, maxConnsEach)}, az, az.UserServerOptions(uint32(os.Getegid()), userName, refused), proxy{n.dialLeader, n.direct}, func(*grpc.Server) {})
+	ls := append([]net.Listener{crowded{l, strangers.NewCrowd(maxUserConns, maxConnsEach)}}, more...)
+	return n.serveOperators(ctx, ls, az, az.UserServerOptions(uint32(os.Getegid()), userName, refused), proxy{n.dialLeader, n.direct}, func(*grpc.Server) {})
 }
 
 // userName is the name that the machine's user database has for uid.

@@ -188,7 +188,7 @@ func (w *callerWorld) unjudged(b *testing.B) (socket string) {
 	}
 	az := authz.New(authz.Config{Manager: func() bool { return true }, Carries: true})
 	serveInTest(b, func(ctx context.Context) error {
-		return w.m.n.serveOperators(ctx, l, az, az.LocalServerOptions(), proxy{w.m.n.dialLeader, bare}, func(*grpc.Server) {})
+		return w.m.n.serveOperators(ctx, []net.Listener{l}, az, az.LocalServerOptions(), proxy{w.m.n.dialLeader, bare}, func(*grpc.Server) {})
 	})
 	return socket
 }

@@ -1,0 +1,226 @@
+package dockerapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/redoubt-cluster/redoubt/internal/strictjson"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+)
+
+// wholeSpec has all that Docker can say, and things that it has no word for.
+func wholeSpec() *schedulerpb.ServiceSpec {
+	return spec.Normalize(&schedulerpb.ServiceSpec{
+		Name: "web", Labels: map[string]string{"a": "b"}, Mode: &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 3}},
+		EndpointMode: schedulerpb.EndpointMode_ENDPOINT_MODE_VIP, IngressConstraints: []string{"node.role==worker"},
+		Update:   &schedulerpb.UpdateConfig{Parallelism: 2, DelayNs: 1e9, MonitorNs: 2e9, MaxFailureRatio: 0.25, FailureAction: schedulerpb.UpdateConfig_FAILURE_ACTION_ROLLBACK, Order: schedulerpb.UpdateConfig_ORDER_START_FIRST},
+		Rollback: &schedulerpb.UpdateConfig{Parallelism: 3, FailureAction: schedulerpb.UpdateConfig_FAILURE_ACTION_CONTINUE},
+		Task: &taskpb.TaskSpec{
+			Container: &taskpb.ContainerSpec{
+				Image: "app:1", Digest: "sha256:" + strings.Repeat("a", 64), Command: []string{"/bin/app"}, Args: []string{"-v"}, Env: []string{"A=b"}, Workdir: "/srv", User: "1:2",
+				Hostname: "h", Labels: map[string]string{"c": "d"}, ReadOnly: true, StopSignal: "SIGINT", StopGraceNs: 3e9, Tty: true,
+				Healthcheck: &taskpb.Healthcheck{Test: []string{"CMD", "true"}, IntervalNs: 1e9, TimeoutNs: 2e9, StartPeriodNs: 3e9, StartIntervalNs: 4e9, Retries: 5},
+				Mounts:      []*taskpb.Mount{{Type: taskpb.Mount_TYPE_TMPFS, Target: "/tmp", TmpfsSize: 1 << 20, TmpfsMode: 0o1777}, {Type: taskpb.Mount_TYPE_BIND, Source: "/srv", Target: "/data", ReadOnly: true}},
+				Secrets: []*taskpb.FileUse{{Source: "s1", Target: "pw", Uid: 5, Gid: 6, Mode: 0o440, Version: 2},
+					{Source: "s2", OnUpdate: taskpb.OnUpdate_ON_UPDATE_SIGNAL, Signal: "SIGHUP"}},
+				Configs:      []*taskpb.FileUse{{Source: "c1", Target: "app.conf", Mode: 0o444}, {Source: "c2", Target: "/etc/app.conf", OnUpdate: taskpb.OnUpdate_ON_UPDATE_RESTART}},
+				RegistryAuth: "hub",
+			},
+			Reservations: &taskpb.Resources{NanoCpus: 1e8, MemoryBytes: 1 << 20, Pids: 4}, Limits: &taskpb.Resources{NanoCpus: 1e9, MemoryBytes: 1 << 30, Pids: 100},
+			Restart:     &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ON_FAILURE, DelayNs: 1e9, MaxAttempts: 3, WindowNs: 1e10},
+			Constraints: []string{"node.labels.disk==ssd"}, MaxPerNode: 2, Force: 7, Platforms: []string{"linux/amd64"},
+			Ports:    []*taskpb.Port{{Published: 80, Target: 8080, PreferLocal: true, ProxyProtocol: true}, {Published: 53, Target: 53, Protocol: taskpb.Port_PROTOCOL_UDP, Mode: taskpb.Port_MODE_HOST, HostIp: "192.0.2.1"}},
+			Networks: []*taskpb.NetworkUse{{Network: "n1", Aliases: []string{"w"}}}, Identity: &taskpb.Identity{LifeNs: 1e12},
+		},
+	})
+}
+
+// TestRoundTrip: a specification that is read and written back is the same, also in what
+// Docker has no word for. So an update of one thing changes that alone.
+func TestRoundTrip(t *testing.T) {
+	smallest := spec.Normalize(&schedulerpb.ServiceSpec{Name: "a", Task: &taskpb.TaskSpec{Container: &taskpb.ContainerSpec{Image: "a"}}})
+	global := proto.CloneOf(smallest)
+	global.Mode = &schedulerpb.ServiceSpec_Global{Global: &schedulerpb.Global{}}
+	global.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
+	empty := proto.CloneOf(smallest)
+	empty.Task.Limits, empty.Task.Reservations = &taskpb.Resources{}, &taskpb.Resources{}
+	for _, want := range []*schedulerpb.ServiceSpec{wholeSpec(), smallest, global, empty} {
+		data, err := json.Marshal(toService(want, func(id string) string { return "name-of-" + id }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var in serviceSpec
+		if err := strictjson.Decode(data, &in); err != nil {
+			t.Fatal(err)
+		}
+		got, err := fromService(&in, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = spec.Normalize(got); !proto.Equal(got, want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
+	}
+}
+
+// TestNothingIsIgnored sets each field of a service that Docker has, one at a time: it
+// changes what is made, or it is refused by its name.
+func TestNothingIsIgnored(t *testing.T) {
+	const minimal = `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"app:1"}}}`
+	read := func() *serviceSpec {
+		in := &serviceSpec{}
+		if err := strictjson.Decode([]byte(minimal), in); err != nil {
+			t.Fatal(err)
+		}
+		return in
+	}
+	base, err := fromService(read(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What says nothing here that is not so anyway.
+	same := []string{"TaskTemplate.ContainerSpec.Privileges.NoNewPrivileges", "Mode.Replicated", "Mode.Replicated.Replicas"}
+	var paths int
+	var walk func(typ reflect.Type, path []string, at func(*serviceSpec) reflect.Value)
+	try := func(path []string, set func(*serviceSpec)) {
+		paths++
+		in := read()
+		set(in)
+		name := strings.Join(path, ".")
+		out, err := fromService(in, nil)
+		if err == nil && proto.Equal(out, base) && !slices.Contains(same, name) {
+			t.Errorf("%s is ignored", name)
+		}
+		if err != nil && !strings.ContainsAny(err.Error(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ") && !strings.Contains(err.Error(), "mount") && !strings.Contains(err.Error(), "jobs") {
+			t.Errorf("%s: the refusal names nothing: %v", name, err)
+		}
+	}
+	walk = func(typ reflect.Type, path []string, at func(*serviceSpec) reflect.Value) {
+		switch typ.Kind() {
+		case reflect.Struct:
+			if n := typ.NumField(); n > 0 && !typ.Field(0).IsExported() {
+				return // an address: as part of a list below
+			}
+			for i := range typ.NumField() {
+				f := typ.Field(i)
+				p := append(slices.Clone(path), f.Name)
+				if f.Anonymous {
+					p = path
+				}
+				walk(f.Type, p, func(s *serviceSpec) reflect.Value { return at(s).Field(i) })
+			}
+		case reflect.Pointer:
+			walk(typ.Elem(), path, func(s *serviceSpec) reflect.Value {
+				v := at(s)
+				if v.IsNil() {
+					v.Set(reflect.New(typ.Elem()))
+				}
+				return v.Elem()
+			})
+		case reflect.Slice:
+			try(path, func(s *serviceSpec) {
+				e := reflect.New(typ.Elem()).Elem()
+				if e.Kind() == reflect.Pointer {
+					e.Set(reflect.New(typ.Elem().Elem()))
+				}
+				at(s).Set(reflect.Append(reflect.MakeSlice(typ, 0, 1), e))
+			})
+		case reflect.Map:
+			try(path, func(s *serviceSpec) {
+				m := reflect.MakeMap(typ)
+				m.SetMapIndex(reflect.ValueOf("k").Convert(typ.Key()), reflect.New(typ.Elem()).Elem())
+				at(s).Set(m)
+			})
+		default:
+			try(path, func(s *serviceSpec) { at(s).Set(some(typ)) })
+		}
+	}
+	walk(reflect.TypeFor[serviceSpec](), nil, func(s *serviceSpec) reflect.Value { return reflect.ValueOf(s).Elem() })
+	if paths < 80 {
+		t.Errorf("only %d fields were tried", paths)
+	}
+}
+
+// some is a value other than nothing.
+func some(typ reflect.Type) reflect.Value {
+	v := reflect.New(typ).Elem()
+	switch typ.Kind() {
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.String:
+		v.SetString("other")
+	case reflect.Float32, reflect.Float64:
+		v.SetFloat(0.5)
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		v.SetInt(7)
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		v.SetUint(7)
+	default:
+		panic(fmt.Sprint("no value of ", typ))
+	}
+	return v
+}
+
+// TestRefusedFields: some of them, as the command sends them.
+func TestRefusedFields(t *testing.T) {
+	for body, want := range map[string]string{
+		`"DNSConfig":{"Nameservers":["192.0.2.1"]}`:                      "DNSConfig.Nameservers",
+		`"OpenStdin":true`:                                               "OpenStdin",
+		`"Privileges":{"SELinuxContext":{"Disable":true}}`:               "SELinuxContext.Disable",
+		`"Mounts":[{"Type":"volume","Source":"a","Target":"/b"}]`:        `mount of type "volume"`,
+		`"Mounts":[{"Source":"a","Target":"/b"}]`:                        `mount of type "volume"`,
+		`"Mounts":[{"Type":"bind","BindOptions":{"NonRecursive":true}}]`: "Mounts.BindOptions.NonRecursive",
+		`"Secrets":[{"SecretID":"a"}]`:                                   "no File",
+		`"Secrets":[{"SecretID":"a","File":{"Name":"a","UID":"x"}}]`:     "is no number",
+		`"Configs":[{"ConfigID":"a","Runtime":{}}]`:                      "no File",
+		`"Healthcheck":{"Retries":-1}`:                                   "Retries",
+	} {
+		var in serviceSpec
+		if err := strictjson.Decode([]byte(`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"app:1",`+body+`}}}`), &in); err != nil {
+			t.Fatalf("%s: %v", body, err)
+		}
+		if _, err := fromService(&in, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", body, err, want)
+		}
+	}
+}
+
+// FuzzService: whatever is sent is translated or refused.
+func FuzzService(f *testing.F) {
+	f.Add([]byte(webSpec))
+	data, _ := json.Marshal(toService(wholeSpec(), func(id string) string { return id }))
+	f.Add(data)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 1<<16 {
+			return
+		}
+		var in serviceSpec
+		if strictjson.Decode(data, &in) != nil {
+			return
+		}
+		out, err := fromService(&in, wholeSpec())
+		if err != nil {
+			return
+		}
+		// What was taken is told back as it is.
+		again, err := json.Marshal(toService(out, func(id string) string { return id }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var in2 serviceSpec
+		if err := strictjson.Decode(again, &in2); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fromService(&in2, out); err != nil {
+			t.Fatalf("%s: %v", again, err)
+		}
+	})
+}
