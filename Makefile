@@ -13,7 +13,7 @@ VERSION  ?=
 LDFLAGS  := -s -w $(if $(VERSION),-X github.com/redoubt-cluster/redoubt/internal/version.version=$(VERSION))
 OUT      := $(CURDIR)/out
 comma    := ,
-APT      := containerd runc nftables iproute2 conntrack wireguard-tools containernetworking-plugins protobuf-compiler libprotobuf-dev openssl curl ca-certificates gcc libc6-dev systemd e2fsprogs swtpm swtpm-tools age
+APT      := containerd runc nftables iproute2 conntrack wireguard-tools containernetworking-plugins protobuf-compiler libprotobuf-dev openssl curl ca-certificates gcc libc6-dev systemd e2fsprogs swtpm swtpm-tools age tini
 # Packages that link the container runtime's client: their race build alone
 # takes minutes, and their concurrency is tested against the real runtime.
 HEAVY    := /scheduler/rund|/cmd/redoubt-rund|/cmd/internal/(e2e|lab|cli|node)|/cmd/redoubt

@@ -22,12 +22,14 @@ type box struct {
 	udp   *net.UDPConn
 	tcp   *net.TCPListener
 
-	pace    pace
-	turn    atomic.Uint32
-	waiting chan struct{} // a slot for each query that waits
-	conns   chan struct{} // a slot for each connection
-	end     context.CancelFunc
-	running sync.WaitGroup
+	pace pace
+	turn atomic.Uint32
+	// preferred is which of the sandbox's own resolvers answered last.
+	preferred atomic.Uint32
+	waiting   chan struct{} // a slot for each query that waits
+	conns     chan struct{} // a slot for each connection
+	end       context.CancelFunc
+	running   sync.WaitGroup
 }
 
 func (s *Server) newBox(task string, p pair) *box {
@@ -132,11 +134,20 @@ func (b *box) later(ctx context.Context, q *query) []byte {
 		return reply
 	}
 	b.s.count.forwarded.Add(1)
-	m := b.s.ask(ctx, b.s.view.Load().upstreams, q)
+	m := b.s.ask(ctx, b.resolvers(), q)
 	if m == nil {
 		return q.refuse(dns.RcodeServerFailure)
 	}
 	return q.packTheirs(m)
+}
+
+// resolvers are whom to ask for the sandbox.
+func (b *box) resolvers() resolvers {
+	v := b.s.view.Load()
+	if s := v.sandboxes[b.task]; s != nil && len(s.upstreams) > 0 {
+		return resolvers{list: s.upstreams, preferred: &b.preferred, own: true, internal: v.internal}
+	}
+	return resolvers{list: v.upstreams, preferred: &b.s.preferred}
 }
 
 func (b *box) serveTCP(ctx context.Context) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -17,26 +18,41 @@ import (
 var (
 	errForged = errors.New("too many datagrams that answer something else")
 	errFits   = errors.New("the answer does not fit the question")
+	errHere   = errors.New("the resolver of a sandbox is the node itself")
 )
+
+// resolvers are whom to ask for a sandbox.
+type resolvers struct {
+	list      []netip.AddrPort
+	preferred *atomic.Uint32 // which of them answered last
+	// own: whoever made the sandbox named them, so that none may be the node, or of the
+	// cluster's networks, which are internal.
+	own      bool
+	internal []netip.Prefix
+}
 
 // ask asks the resolvers in turn and returns the answer as the sandbox is to
 // get it, or nil. The one that answered last is asked first.
-func (s *Server) ask(ctx context.Context, upstreams []netip.AddrPort, q *query) (bad *dns.Msg) {
+func (s *Server) ask(ctx context.Context, r resolvers, q *query) (bad *dns.Msg) {
+	upstreams := r.list
 	if len(upstreams) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, forwardWithin)
 	defer cancel()
-	first, refusals := int(s.preferred.Load()), 0
+	first, refusals := int(r.preferred.Load()), 0
 	for i := 0; i < 3*len(upstreams) && ctx.Err() == nil; i++ {
 		at := (first + i) % len(upstreams)
-		m, err := s.try(ctx, upstreams[at], q)
+		if r.own && contains(r.internal, upstreams[at].Addr()) {
+			continue
+		}
+		m, err := s.try(ctx, upstreams[at], r.own, q)
 		if err != nil {
 			continue
 		}
 		switch m.Rcode {
 		case dns.RcodeSuccess, dns.RcodeNameError:
-			s.preferred.Store(uint32(at))
+			r.preferred.Store(uint32(at))
 			return q.passOn(m)
 		}
 		bad = q.passOn(m)
@@ -49,12 +65,12 @@ func (s *Server) ask(ctx context.Context, upstreams []netip.AddrPort, q *query) 
 
 // try asks one resolver, over UDP, and over TCP where UDP does not carry the
 // answer or cannot be trusted.
-func (s *Server) try(ctx context.Context, to netip.AddrPort, q *query) (*dns.Msg, error) {
+func (s *Server) try(ctx context.Context, to netip.AddrPort, own bool, q *query) (*dns.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, tryWithin)
 	defer cancel()
-	m, err := s.exchange(ctx, "udp", to, q)
+	m, err := s.exchange(ctx, "udp", to, own, q)
 	if err == nil && m.Truncated || errors.Is(err, errForged) {
-		m, err = s.exchange(ctx, "tcp", to, q)
+		m, err = s.exchange(ctx, "tcp", to, own, q)
 		if err == nil && m.Truncated {
 			err = errFits
 		}
@@ -63,14 +79,18 @@ func (s *Server) try(ctx context.Context, to netip.AddrPort, q *query) (*dns.Msg
 }
 
 // exchange sends the question from a port of its own, under a random id and in
-// letters of random case, so that who does not see it must guess all three.
-func (s *Server) exchange(ctx context.Context, network string, to netip.AddrPort, q *query) (*dns.Msg, error) {
+// letters of random case, so that who does not see it must guess all three. own: a
+// sandbox's word is that somebody is there, and it is not to be the node itself.
+func (s *Server) exchange(ctx context.Context, network string, to netip.AddrPort, own bool, q *query) (*dns.Msg, error) {
 	network += map[bool]string{true: "4", false: "6"}[to.Addr().Is4()]
 	conn, err := new(net.Dialer).DialContext(ctx, network, to.String())
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
+	if own && isHere(conn) {
+		return nil, errHere
+	}
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	tcp := network[0] == 't'
@@ -107,6 +127,14 @@ func (s *Server) exchange(ctx context.Context, network string, to netip.AddrPort
 		}
 	}
 	return nil, errForged
+}
+
+// isHere reports whether a connection leads to the machine that it comes from: the
+// kernel takes an address of its own as that of both ends.
+func isHere(conn net.Conn) bool {
+	from, err := netip.ParseAddrPort(conn.LocalAddr().String())
+	to, err2 := netip.ParseAddrPort(conn.RemoteAddr().String())
+	return err != nil || err2 != nil || from.Addr() == to.Addr()
 }
 
 func readTCP(conn net.Conn) ([]byte, error) {

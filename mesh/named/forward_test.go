@@ -4,9 +4,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/miekg/dns"
+
+	"github.com/redoubt-cluster/redoubt/mesh/named/namedpb"
 )
 
 // resolver answers each datagram with what reply makes of it, and each TCP query
@@ -86,7 +89,7 @@ func TestForward(t *testing.T) {
 			s := New(nil)
 			defer s.Close()
 			q := &query{id: 7, rd: true, size: 512, question: dns.Question{Name: "A-name-of-many-letters.example.org.", Qtype: dns.TypeA, Qclass: 1}}
-			m := s.ask(t.Context(), tc.to, q)
+			m := s.ask(t.Context(), resolvers{list: tc.to, preferred: &s.preferred}, q)
 			if m == nil || m.Rcode != tc.rcode || m.Id != 7 || m.AuthenticatedData || m.Authoritative || m.Question[0].Name != q.question.Name {
 				t.Fatalf("%v", m)
 			}
@@ -121,5 +124,38 @@ func TestOutgoing(t *testing.T) {
 	}
 	if len(ids) < 190 || len(names) < 190 {
 		t.Errorf("%d ids, %d spellings of 200", len(ids), len(names))
+	}
+}
+
+// TestOwnResolvers: a sandbox has its own resolvers asked, unless they are the node, on
+// its link, or of the cluster's networks.
+func TestOwnResolvers(t *testing.T) {
+	var asked atomic.Int32
+	here := resolver(t, func(q *dns.Msg) []*dns.Msg { asked.Add(1); return []*dns.Msg{with(q, 53)} })
+	s := New(nil)
+	defer s.Close()
+	q := func() *query {
+		return &query{id: 7, rd: true, size: 512, question: dns.Question{Name: "a.example.org.", Qtype: dns.TypeA, Qclass: 1}}
+	}
+	var preferred atomic.Uint32
+	if m := s.ask(t.Context(), resolvers{list: []netip.AddrPort{here}, preferred: &preferred, own: true}, q()); m != nil || asked.Load() != 0 {
+		t.Errorf("the node itself was asked %d times: %v", asked.Load(), m)
+	}
+	internal := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	if m := s.ask(t.Context(), resolvers{list: []netip.AddrPort{here}, preferred: &preferred, own: true, internal: internal}, q()); m != nil || asked.Load() != 0 {
+		t.Errorf("a network of the cluster was asked: %v", m)
+	}
+	if m := s.ask(t.Context(), resolvers{list: []netip.AddrPort{here}, preferred: &preferred}, q()); m == nil || asked.Load() == 0 {
+		t.Errorf("the node's resolver was not asked: %v", m)
+	}
+	for text, want := range map[string]bool{"192.0.2.1": true, "2001:db8::1": true, "127.0.0.53": false, "::1": false, "169.254.169.254": false, "fe80::1": false, "192.0.2.1:5353": false, "0.0.0.0": false, "x": false} {
+		if _, err := ownUpstreams([]string{text}); (err == nil) != want {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	v := declared(t, &namedpb.DeclareRequest{Networks: []*namedpb.Network{{Id: netA}}, Resolvers: &namedpb.Resolvers{Upstreams: []string{"192.0.2.1"}},
+		Sandboxes: []*namedpb.Sandbox{{TaskId: boxA, NetworkIds: []string{netA}, Forward: true, Upstreams: []string{"192.0.2.53"}}}})
+	if got := v.sandboxes[boxA].upstreams; len(got) != 1 || got[0].String() != "192.0.2.53:53" || v.upstreams[0].Addr() == got[0].Addr() {
+		t.Errorf("%v", got)
 	}
 }

@@ -30,6 +30,8 @@ type asker struct {
 	own      record
 	forward  bool
 	search   []string
+	// upstreams are asked in the place of the node's resolvers; none: those.
+	upstreams []netip.AddrPort
 }
 
 var errNeedWhole = errors.New("the difference is from a generation that is not in force: declare everything")
@@ -153,11 +155,30 @@ func makeSandbox(p *namedpb.Sandbox) (*asker, error) {
 		}
 		s.search = append(s.search, "."+d)
 	}
+	if s.upstreams, err = ownUpstreams(p.GetUpstreams()); err != nil {
+		return nil, err
+	}
 	return s, s.own.add(p.GetAddresses())
 }
 
 // stub is the address of every sandbox's own server: forwarding there would go round.
 var stub = netip.MustParseAddr("127.0.0.11")
+
+// ownUpstreams are resolvers of one sandbox, which named asks in its stead: they are
+// nobody whom the sandbox could not ask itself, which the node is, and what is on its
+// link alone.
+func ownUpstreams(list []string) ([]netip.AddrPort, error) {
+	out, err := upstreams(list)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range out {
+		if a := u.Addr(); a.IsLoopback() || a.IsLinkLocalUnicast() || u.Port() != 53 {
+			return nil, fmt.Errorf("resolver %s is the node's own, or on its link, or not at port 53", u)
+		}
+	}
+	return out, nil
+}
 
 func upstreams(list []string) ([]netip.AddrPort, error) {
 	if len(list) > maxUpstreams {

@@ -52,7 +52,7 @@ func makeNames(v *View, tasks []Task, resolvers []string) *names {
 		resolvers: &namedpb.Resolvers{Upstreams: resolvers[:min(len(resolvers), maxResolvers)], Internal: internal(v)}}
 	here := map[string]map[string]Task{} // by network and task
 	for _, t := range tasks {
-		box := &namedpb.Sandbox{TaskId: t.ID, Hostname: t.Hostname}
+		box := &namedpb.Sandbox{TaskId: t.ID, Hostname: t.Hostname, Search: t.Search, Upstreams: t.Resolvers}
 		for _, a := range t.Attachments {
 			net := v.Networks[a.Network]
 			if net == nil {

@@ -164,6 +164,9 @@ type Task struct {
 	// Netns is the file of its sandbox below <run-dir>/netns.
 	Netns    string
 	Hostname string
+	// Resolvers are asked for names that are not of the cluster in the place of the
+	// node's, which are where there are none; Search is what it tries after a name.
+	Resolvers, Search []string
 	// Attachments are its places on networks, in the order of its interfaces:
 	// ov0, ov1, ….
 	Attachments []Attachment

@@ -41,6 +41,7 @@ type verb struct {
 }
 
 type condition struct {
+	in    []protoreflect.FieldDescriptor // messages that the field is in
 	field protoreflect.FieldDescriptor
 	value string
 	not   bool
@@ -98,22 +99,46 @@ func fieldPath(in protoreflect.MessageDescriptor, path string) (out []protorefle
 func compileCondition(request protoreflect.MessageDescriptor, text string) (condition, error) {
 	name, value, ok := strings.Cut(text, "=")
 	name, not := strings.CutSuffix(name, "!")
-	f := request.Fields().ByName(protoreflect.Name(name))
-	if !ok || f == nil || f.IsList() || f.IsMap() {
-		return condition{}, fmt.Errorf("%q is no condition on a field of the request", text)
+	c := condition{value: value, not: not}
+	at := request
+	for path := strings.Split(name, "."); ok; path = path[1:] {
+		f := at.Fields().ByName(protoreflect.Name(path[0]))
+		if f == nil || f.IsMap() {
+			break
+		}
+		if len(path) == 1 {
+			c.field = f
+			break
+		}
+		if at = f.Message(); at == nil || f.IsList() {
+			break
+		}
+		c.in = append(c.in, f)
 	}
+	f := c.field
 	switch {
-	case f.Kind() == protoreflect.BoolKind && (value == "true" || value == "false"),
-		f.Kind() == protoreflect.EnumKind && f.Enum().Values().ByName(protoreflect.Name(value)) != nil,
-		f.Kind() == protoreflect.Uint32Kind && value == "0",
-		f.Message() != nil && value == "":
-		return condition{f, value, not}, nil
+	case f == nil:
+		return condition{}, fmt.Errorf("%q is no condition on a field of the request", text)
+	case f.IsList(), f.Message() != nil:
+		ok = value == ""
+	case f.Kind() == protoreflect.BoolKind:
+		ok = value == "true" || value == "false"
+	case f.Kind() == protoreflect.EnumKind:
+		ok = f.Enum().Values().ByName(protoreflect.Name(value)) != nil
+	default:
+		ok = f.Kind() == protoreflect.Uint32Kind && value == "0"
 	}
-	return condition{}, fmt.Errorf("%q is no value of the field", text)
+	if !ok {
+		return condition{}, fmt.Errorf("%q is no value of the field", text)
+	}
+	return c, nil
 }
 
 func (c condition) holds(m protoreflect.Message) bool {
-	if c.field.Message() != nil {
+	for _, f := range c.in {
+		m = m.Get(f).Message()
+	}
+	if c.field.IsList() || c.field.Message() != nil {
 		return m.Has(c.field) == c.not
 	}
 	v := m.Get(c.field)

@@ -25,6 +25,9 @@ func TestVerbsAreChecked(t *testing.T) {
 		`"denied=yes" is no value`:                {Name: "node.update", When: []string{"denied=yes"}},
 		`"role=ROLE_QUEEN" is no value`:           {Name: "node.update", When: []string{"role=ROLE_QUEEN"}},
 		`"name=x" is no value of the field`:       {Name: "node.update", When: []string{"name=x"}},
+		`"leaf.nope!=" is no condition`:           {Name: "node.update", When: []string{"leaf.nope!="}},
+		`"name.x=y" is no condition`:              {Name: "node.update", When: []string{"name.x=y"}},
+		`".!=" is no condition`:                   {Name: "node.update", When: []string{".!="}},
 		`verb node.update: "=" is no condition o`: {Name: "node.update", When: []string{"="}},
 	} {
 		if _, err := compileVerbs(request, []*authzpb.Verb{v}); err == nil || !strings.Contains(err.Error(), want) {
@@ -46,5 +49,26 @@ func TestWhoDoesNothingWithAVerbIsRefused(t *testing.T) {
 	request.Denied = true
 	if acts, err := r.acts(request); err != nil || len(acts) != 1 || acts[0] != (Act{Verb: "node.revoke"}) {
 		t.Errorf("%v, %v", acts, err)
+	}
+}
+
+// TestWhenSomethingWithinIsThere: conditions look into messages, of what is repeated and
+// of messages only whether there is any.
+func TestWhenSomethingWithinIsThere(t *testing.T) {
+	request := (&authzpb.Rule{}).ProtoReflect().Descriptor()
+	holds := func(when string, r *authzpb.Rule) bool {
+		c, err := compileCondition(request, when)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.holds(r.ProtoReflect())
+	}
+	if !holds("verbs!=", &authzpb.Rule{Verbs: []*authzpb.Verb{{}}}) || holds("verbs!=", &authzpb.Rule{}) || !holds("verbs=", &authzpb.Rule{}) {
+		t.Error("verbs")
+	}
+	for _, bad := range []string{"verbs=x", "verbs.name!=", "callers=CALLER_PERSON"} {
+		if _, err := compileCondition(request, bad); err == nil {
+			t.Errorf("%s is a condition", bad)
+		}
 	}
 }

@@ -141,9 +141,11 @@ func (m *machine) onNetworks() []overlay.Task {
 			continue
 		}
 		o := overlay.Task{ID: t.id, ServiceID: a.ServiceId, ServiceName: a.ServiceName, Slot: a.Slot, Netns: t.actual.Netns, Hostname: t.id[:12], Serving: t.nets.served, Bridged: t.bridged()}
-		if h := t.actual.GetSpec().GetContainer().GetHostname(); h != "" {
+		if h := t.actual.GetHostname(); h != "" {
 			o.Hostname = h
 		}
+		own := t.actual.GetSpec().GetContainer().GetDns()
+		o.Resolvers, o.Search = own.GetServers(), own.GetSearch()
 		for _, at := range a.Attachments {
 			addrs, _ := overlay.ParseAddrs(at.Addresses) // assign has refused what does not parse
 			o.Attachments = append(o.Attachments, attached(t.actual, overlay.Attachment{Network: at.NetworkId, Addrs: addrs}))

@@ -52,7 +52,7 @@ func (m *machine) local(t *task, d *rundpb.TaskDesired) {
 		}
 	}
 	if len(d.LocalNetworks) > 0 && !names {
-		d.Endpoint.Dns = nil // nobody tells names there
+		d.Endpoint.Dns = d.GetSpec().GetContainer().GetDns().GetServers() // nobody else tells names there
 	}
 }
 

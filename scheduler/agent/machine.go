@@ -315,13 +315,14 @@ func (m *machine) declaration(phases map[string]rundpb.Phase) []*rundpb.TaskDesi
 		d := &rundpb.TaskDesired{TaskId: id, Phase: p}
 		if a := t.assignment; a != nil {
 			d.ServiceId, d.ServiceName, d.Slot, d.Spec, d.KillAt, d.Signed = a.ServiceId, a.ServiceName, a.Slot, a.Spec, a.KillAt, a.Signed
+			d.Facts = a.Facts
 		}
 		if d.Spec == nil {
 			d.Spec = t.actual.GetSpec()
 		}
 		// What the container was created with stays as it is.
 		if d.Endpoint = t.actual.GetEndpoint(); d.Endpoint == nil && t.endpoint != nil {
-			d.Endpoint = endpointTo(*t.endpoint, onOverlays(t.nets.last))
+			d.Endpoint = endpointTo(*t.endpoint, onOverlays(t.nets.last), d.GetSpec().GetContainer().GetDns().GetServers())
 		}
 		m.local(t, d)
 		d.Relays = m.relays(t)

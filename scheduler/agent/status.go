@@ -269,15 +269,19 @@ func checkPorts(spec *taskpb.TaskSpec) error {
 }
 
 // endpointTo is what a container is made with. On networks its name is its
-// addresses there, and the node's named tells it names; elsewhere it asks the
-// node's resolvers, and needs no daemon of ours for it.
-func endpointTo(e mesh.Endpoint, networks []*taskpb.Attachment) *rundpb.Endpoint {
+// addresses there, and the node's named tells it names; elsewhere it asks its own
+// servers, or the node's resolvers, and needs no daemon of ours for it.
+func endpointTo(e mesh.Endpoint, networks []*taskpb.Attachment, servers []string) *rundpb.Endpoint {
 	out := &rundpb.Endpoint{Mac: e.MAC.String(), Address: e.Address.String(), Gateway: e.Gateway.String()}
 	for _, n := range networks {
 		out.Hosts = append(out.Hosts, n.GetAddresses()...)
 	}
 	if len(networks) > 0 {
 		out.Dns = []string{overlay.Resolver}
+		return out
+	}
+	if len(servers) > 0 {
+		out.Dns = servers
 		return out
 	}
 	for _, d := range e.DNS {

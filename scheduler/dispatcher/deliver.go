@@ -130,15 +130,20 @@ func (d *Dispatcher) pack(node, task string) *parcel {
 		if !ok {
 			return errNotAssigned
 		}
-		n, _ := pkistore.Nodes.Get(r, node)
-		p.facts = &taskpb.FileFacts{ClusterId: d.config.ClusterID, NodeId: node, NodeName: n.GetName(), ServiceId: svc.GetId(),
-			ServiceName: svc.GetSpec().GetName(), Slot: t.GetSlot(), ServiceLabels: svc.GetSpec().GetLabels()}
+		p.facts = facts(r, d.config.ClusterID, node, svc, t)
 		return p.fill(r, rev.GetSpec().GetContainer())
 	})
 	if err != nil {
 		p.err = err
 	}
 	return p
+}
+
+// facts are what templates of a task may say.
+func facts(r raftstore.Reader, cluster, node string, svc *schedulerpb.Service, t *schedulerpb.Task) *taskpb.FileFacts {
+	n, _ := pkistore.Nodes.Get(r, node)
+	return &taskpb.FileFacts{ClusterId: cluster, NodeId: node, NodeName: n.GetName(), ServiceId: svc.GetId(),
+		ServiceName: svc.GetSpec().GetName(), Slot: t.GetSlot(), ServiceLabels: svc.GetSpec().GetLabels()}
 }
 
 func (p *parcel) fill(r *raftstore.ReadTx, c *taskpb.ContainerSpec) error {

@@ -22,6 +22,7 @@ import (
 // which order it is asked to look at a task.
 type plan struct {
 	node     string
+	cluster  string // its id
 	sequence uint64
 	sent     map[string]told
 	ended    int // of those sent, how many had ended
@@ -125,11 +126,14 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 	if !store.Live(t) {
 		a.Desired = max(a.Desired, store.Shutdown)
 	}
-	if svc, ok := store.Services.Get(r, t.ServiceId); ok {
+	svc, found := store.Services.Get(r, t.ServiceId)
+	if found {
 		a.ServiceName = svc.GetSpec().GetName()
 	}
 	if ok {
-		a.Spec = rev.Spec
+		if a.Spec = rev.Spec; found && rev.GetSpec().GetContainer().GetTemplated() && a.Desired <= store.Running {
+			a.Facts = facts(r, p.cluster, p.node, svc, t)
+		}
 	} else if a.Desired <= store.Running {
 		l.Error("a task's revision is missing, it cannot be started", "task", t.Id, "service", t.ServiceId, "revision", t.Revision)
 		return

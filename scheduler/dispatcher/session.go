@@ -66,7 +66,7 @@ func newSession(d *Dispatcher, stream sessionStream, node, address string) *sess
 		all:      true,
 		views:    true,
 		networks: netview.NewCursor(node),
-		plan:     plan{node: node, sent: map[string]told{}},
+		plan:     plan{node: node, cluster: d.config.ClusterID, sent: map[string]told{}},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(stream.Context())
 	s.quota.messages = newBucket(messageRate, messageBurst, now)

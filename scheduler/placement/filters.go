@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -38,12 +39,13 @@ func (i *nodeInfo) refuses(r *Request, own, added int) *reason {
 	return i.fullReason(r, own, 0)
 }
 
-// needReason keeps tasks away from a node that lacks what their networks need.
+// needReason keeps tasks away from a node that lacks what their networks or
+// containers need.
 func needReason(r *Request, n *schedulerpb.Node) *reason {
 	for _, name := range r.features {
 		i := slices.IndexFunc(n.GetDescription().GetFeatures(), func(f *taskpb.Feature) bool { return f.GetName() == name })
 		if i < 0 {
-			return lacks(7, "the feature "+name)
+			return lacks(7, "the feature "+name+confine.Remedy(name))
 		}
 		if !n.GetDescription().GetFeatures()[i].GetPresent() {
 			return &reason{7, "cannot use " + name + " (node inspect says why)", "cannot use " + name + " (node inspect says why)"}

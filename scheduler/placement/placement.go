@@ -22,6 +22,7 @@ import (
 	"time"
 
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -61,6 +62,7 @@ func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec, feature func
 
 		maxPerNode: int(t.GetMaxPerNode()),
 	}
+	r.features = confine.Features(t.GetContainer())
 	for _, n := range t.GetNetworks() {
 		needs := meshspec.MeshFeature
 		if feature != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -45,12 +46,31 @@ func (w *worker) admitLock(d *rundpb.TaskDesired, signed []byte) error {
 		err = trust.Admit(time.Now(), lockTask(d), sig)
 	}
 	st, err := w.signedFor(d, sig, err)
+	if err == nil && st != nil {
+		err = admitFacts(st, d)
+	}
 	if err != nil {
 		return rejected(err)
 	}
 	w.has.mu.Lock()
 	defer w.has.mu.Unlock()
 	w.has.serial = max(w.has.serial, st.GetSerial())
+	return nil
+}
+
+// admitFacts returns an error unless the container's templates are filled in with what
+// was signed, and with what is the node's own or of its place among the tasks. checkFacts
+// looks at the rest.
+func admitFacts(st *lockpb.Statement, d *rundpb.TaskDesired) error {
+	f := d.GetFacts()
+	switch {
+	case !d.GetSpec().GetContainer().GetTemplated():
+		return nil
+	case f.GetClusterId() != st.GetClusterId():
+		return errors.New("what the container's templates may say is of another cluster")
+	case !maps.Equal(f.GetServiceLabels(), st.GetLabels()):
+		return errors.New("what the container's templates may say has other labels of the service than were signed")
+	}
 	return nil
 }
 

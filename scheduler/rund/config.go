@@ -29,9 +29,21 @@ type Config struct {
 	// trust first. Empty: a node that was told of no chain runs what managers say.
 	Lock string `yaml:"lock"`
 	// BindMounts is the allow-list for bind mounts. Empty: none.
-	BindMounts []BindMount  `yaml:"bind_mounts"`
-	Limits     LimitsConfig `yaml:"limits"`
-	GC         GCConfig     `yaml:"gc"`
+	BindMounts []BindMount `yaml:"bind_mounts"`
+	// AllowedCapabilities, as CAP_NET_ADMIN, and AllowedDevices are what containers may
+	// be given here beyond what every one has. Empty: none.
+	AllowedCapabilities []string        `yaml:"allowed_capabilities"`
+	AllowedDevices      []AllowedDevice `yaml:"allowed_devices"`
+	// SeccompProfiles is a directory of NAME.json, filters of system calls that services
+	// may choose in the place of the default one; empty: none. SeccompUnconfined lets
+	// them have none at all. Both are read at start.
+	SeccompProfiles   string `yaml:"seccomp_profiles"`
+	SeccompUnconfined bool   `yaml:"seccomp_unconfined"`
+	// Init is a program without libraries that reaps processes nobody waits for, as the
+	// first of containers that ask for one.
+	Init   string       `yaml:"init"`
+	Limits LimitsConfig `yaml:"limits"`
+	GC     GCConfig     `yaml:"gc"`
 	// CNI networks that this node has: none unless plugins are pinned.
 	CNI cni.Config `yaml:"cni"`
 }
@@ -72,6 +84,13 @@ type BindMount struct {
 	ReadOnly bool   `yaml:"read_only"`
 }
 
+// AllowedDevice allows one device of the node, by its path, to containers.
+type AllowedDevice struct {
+	Path string `yaml:"path"`
+	// Access is what of r, w and m they may have; empty: rw.
+	Access string `yaml:"access"`
+}
+
 // LimitsConfig bounds what a task may use when its specification does not say.
 type LimitsConfig struct {
 	Pids       int64 `yaml:"pids"`
@@ -85,6 +104,7 @@ func Defaults() Config {
 	return Config{
 		Containerd:   ContainerdConfig{Socket: "/run/containerd/containerd.sock"},
 		CgroupParent: "/redoubt",
+		Init:         "/usr/bin/tini-static",
 		UserNS:       UserNSConfig{Base: 0x4000_0000, Size: 65536},
 		Limits:       LimitsConfig{Pids: 512, LogBytes: 1 << 20, ImageBytes: 16 << 30, TmpfsBytes: 64 << 20},
 		CNI:          cni.Defaults(),
@@ -119,6 +139,9 @@ func (c *Config) Validate() error {
 		if !cleanAbs(b.Path) || b.Path == "/" {
 			return fmt.Errorf("rund.bind_mounts: %q must be a clean absolute path other than /", b.Path)
 		}
+	}
+	if err := c.validateAllowed(); err != nil {
+		return err
 	}
 	if err := c.CNI.Validate(); err != nil {
 		return fmt.Errorf("rund.cni: %w", err)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
@@ -227,11 +228,7 @@ func rendered(data []byte, task string, f *taskpb.FileFacts, secrets map[string]
 	if err != nil {
 		return nil, false, err
 	}
-	var facts render.Facts
-	facts.Cluster.ID, facts.Node.ID, facts.Node.Hostname = f.GetClusterId(), f.GetNodeId(), f.GetNodeName()
-	facts.Service.ID, facts.Service.Name, facts.Service.Labels = f.GetServiceId(), f.GetServiceName(), f.GetServiceLabels()
-	facts.Task.ID, facts.Task.Slot = task, f.GetSlot()
-	out, err = t.Render(facts, secrets)
+	out, err = t.Render(confine.Facts(task, f), secrets)
 	return out, len(t.Secrets()) > 0, err
 }
 

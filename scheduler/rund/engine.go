@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,9 +21,9 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/health"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/image"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
@@ -72,10 +74,14 @@ func transient(err error) bool {
 // waits to be started. cid is a container's id that nothing has yet; cred is for the
 // registry.
 func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string, cred *credential.Credential, note func(string)) (containerd.Task, *admitted, error) {
-	if err := cmp.Or(checkTask(d), s.checkGrants(d.GetSpec()), checkIdentity(d.GetSpec())); err != nil {
+	c := d.GetSpec().GetContainer()
+	if err := cmp.Or(checkTask(d), s.allowed.check(c), s.checkGrants(d.GetSpec()), checkIdentity(d.GetSpec())); err != nil {
 		return nil, nil, rejected(err)
 	}
-	c := d.GetSpec().GetContainer()
+	filled, err := expand(d)
+	if err != nil {
+		return nil, nil, rejected(err)
+	}
 	under, err := s.admit(ctx, c, cred, note) // before anything of it is fetched
 	if err != nil {
 		return nil, nil, err
@@ -91,20 +97,20 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
-	hostname := c.GetHostname()
-	if hostname == "" {
-		hostname = d.GetTaskId()[:12]
-	}
+	hostname := hostnameOf(filled)
 	// The kernel's part and containerd's do not need each other.
 	var sandbox errgroup.Group
 	sandbox.Go(func() error {
 		if err := s.netns.Create(d.GetTaskId()); err != nil {
 			return err
 		}
+		if err := s.netns.Sysctls(d.GetTaskId(), slices.Sorted(maps.Keys(sysctls(c)))); err != nil {
+			return rejected(err)
+		}
 		if err := s.locals.attach(ctx, d); err != nil {
 			return err
 		}
-		if err := s.taskDir(d.GetTaskId()).create(hostname, withHosts(d.GetEndpoint(), s.locals.of(d.GetTaskId()))); err != nil {
+		if err := s.taskDir(d.GetTaskId()).create(hostname, withHosts(d.GetEndpoint(), s.locals.of(d.GetTaskId())), c); err != nil {
 			return err
 		}
 		return s.openCallers(d)
@@ -119,7 +125,7 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 	if err = errors.Join(err, sandbox.Wait()); err != nil {
 		return nil, nil, err
 	}
-	cont, spec, err := s.createContainer(ctx, d, cid, img, hostname)
+	cont, spec, err := s.createContainer(ctx, d, filled, cid, img)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -151,32 +157,33 @@ func (s *Server) snapshot(ctx context.Context, id, cid, parent string) error {
 	return nil
 }
 
-// noCore keeps the container's memory out of the host's core files and their
-// handlers. The process waits to be started, so the pid is its own. The runtime
-// cannot do it where root lacks CAP_SYS_RESOURCE: the namespace is not root's.
-func (s *Server) noCore(id string, pid int) error {
-	err := s.netns.AsOwner(id, func() error {
-		return unix.Prlimit(pid, unix.RLIMIT_CORE, &unix.Rlimit{}, nil)
-	})
-	if err != nil {
-		return fmt.Errorf("forbid core dumps: %w", err)
-	}
-	return nil
+// hostnameOf is a task's, whose templates are filled in.
+func hostnameOf(d *rundpb.TaskDesired) string {
+	return cmp.Or(d.GetSpec().GetContainer().GetHostname(), d.GetTaskId()[:12])
 }
 
-func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, cid string, img *image.Ready, hostname string) (containerd.Container, *specs.Spec, error) {
+// hostnameWritten is that of a task whose container was made.
+func hostnameWritten(d *rundpb.TaskDesired) string {
+	filled, err := expand(d)
+	if err != nil {
+		return ""
+	}
+	return hostnameOf(filled)
+}
+
+// createContainer makes the container of d as filled says, whose templates are filled
+// in: what it carries is what was wanted.
+func (s *Server) createContainer(ctx context.Context, d, filled *rundpb.TaskDesired, cid string, img *image.Ready) (containerd.Container, *specs.Spec, error) {
 	id := d.GetTaskId()
-	in, err := s.describe(d, cid, img, hostname)
+	in, err := s.describe(filled, cid, img)
 	if err != nil {
 		return nil, nil, err
 	}
-	user := d.GetSpec().GetContainer().GetUser()
-	if user == "" {
-		user = img.Config.User
-	}
-	if in.User, err = s.users.resolve(ctx, s.client, cid, img.Parent, user); err != nil {
+	c := d.GetSpec().GetContainer()
+	if in.User, err = s.users.resolve(ctx, s.client, cid, img.Parent, cmp.Or(c.GetUser(), img.Config.User), c.GetGroups()); err != nil {
 		return nil, nil, err
 	}
+	in.Held = confine.Held(c, in.User.UID == 0)
 	if err := s.ownIdentity(id, d.GetSpec(), in.User.UID, in.User.GID); err != nil {
 		return nil, nil, err
 	}
@@ -226,18 +233,20 @@ func (s *Server) createContainer(ctx context.Context, d *rundpb.TaskDesired, cid
 	return cont, spec, err
 }
 
-// describe puts the service's wishes, the image's and the node's rules together.
-func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready, hostname string) (ocispec.Container, error) {
+// describe puts the service's wishes, the image's and the node's rules together, but
+// for who it runs as.
+func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready) (ocispec.Container, error) {
 	entrypoint, cmd, cwd := img.Config.Entrypoint, img.Config.Cmd, img.Config.WorkingDir
 	id, c, dir := d.GetTaskId(), d.GetSpec().GetContainer(), s.taskDir(d.GetTaskId())
 	limits, reserved := d.GetSpec().GetLimits(), d.GetSpec().GetReservations()
 	in := ocispec.Container{
-		Env: ocispec.MergeEnv(img.Config.Env, c.GetEnv()), Cwd: "/", Hostname: hostname, ReadOnly: c.GetReadOnly(), Terminal: c.GetTty(),
+		Env: ocispec.MergeEnv(img.Config.Env, c.GetEnv()), Cwd: "/", Hostname: hostnameOf(d), ReadOnly: c.GetReadOnly(), Terminal: c.GetTty(),
 		UserNS: s.netns.UserPath(id), NetNS: s.netns.Path(id), IDBase: s.config.UserNS.Base, IDSize: s.config.UserNS.Size,
 		CgroupsPath: path.Join(s.config.CgroupParent, cid),
 		NanoCPUs:    limits.GetNanoCpus(), Shares: reserved.GetNanoCpus(),
 		MemoryBytes: limits.GetMemoryBytes(), MemoryLow: reserved.GetMemoryBytes(), Pids: limits.GetPids(),
 		Hosts: dir.hosts(), HostnameFile: dir.hostname(), ResolvConf: dir.resolvConf(),
+		Sysctls: sysctls(c), Seccomp: s.allowed.profiles[c.GetSecurity().GetSeccomp()], Unconfined: c.GetSecurity().GetSeccomp() == confine.Unconfined,
 	}
 	if in.Pids == 0 {
 		in.Pids = s.config.Limits.Pids
@@ -266,12 +275,43 @@ func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready, h
 			return in, err
 		}
 	}
+	if c.GetInit() {
+		if in.Init, err = s.initSource(id); err != nil {
+			return in, rejected(err)
+		}
+	}
+	for _, want := range c.GetDevices() {
+		found, err := findDevice(want.GetSource(), want.GetAccess())
+		if err != nil {
+			return in, rejected(err)
+		}
+		found.Target = want.GetTarget()
+		in.Devices = append(in.Devices, *found)
+	}
 	in.Files = s.fileMounts(id, d.GetSpec())
 	if to := d.GetSpec().GetIdentity().GetFiles(); to != "" {
 		in.Files = append(in.Files, ocispec.Mount{Source: s.files.DirPath(id, taskfiles.Identity), Target: to, ReadOnly: true})
 	}
 	in.Mounts, err = s.mounts(id, c.GetMounts())
 	return in, err
+}
+
+func sysctls(c *taskpb.ContainerSpec) map[string]string {
+	out := map[string]string{}
+	for _, s := range c.GetSysctls() {
+		out[s.GetName()] = s.GetValue()
+	}
+	return out
+}
+
+// initSource pins the program for --init.
+func (s *Server) initSource(id string) (string, error) {
+	f, err := s.allowed.openInit()
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return s.netns.PinSource(id, maxMounts+1, f)
 }
 
 func (s *Server) mounts(id string, list []*taskpb.Mount) ([]ocispec.Mount, error) {

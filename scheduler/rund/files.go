@@ -5,12 +5,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // taskDir is a task's directory below the run directory: the three files every
@@ -26,14 +28,14 @@ func (d taskDir) remove() error { return os.RemoveAll(string(d)) }
 
 // create writes the files. They are readable by all since the container's users
 // read them; the directories above are root's alone.
-func (d taskDir) create(hostname string, e *rundpb.Endpoint) error {
+func (d taskDir) create(hostname string, e *rundpb.Endpoint, c *taskpb.ContainerSpec) error {
 	if err := os.MkdirAll(d.log(), 0o700); err != nil {
 		return err
 	}
 	for _, f := range []struct{ path, text string }{
-		{d.hosts(), hostsFile(hostname, e)},
+		{d.hosts(), hostsFile(hostname, e, c.GetHosts())},
 		{d.hostname(), hostname + "\n"},
-		{d.resolvConf(), resolvFile(e)},
+		{d.resolvConf(), resolvFile(e, c.GetDns())},
 	} {
 		// Not atomic on purpose: the directory is on tmpfs and the container
 		// that reads the files does not exist yet.
@@ -67,7 +69,8 @@ func withHosts(e *rundpb.Endpoint, on []*rundpb.LocalAttachment) *rundpb.Endpoin
 	return e
 }
 
-func hostsFile(hostname string, e *rundpb.Endpoint) string {
+// hostsFile has the container's own name first, which nobody else gets.
+func hostsFile(hostname string, e *rundpb.Endpoint, more []*taskpb.Host) string {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	if len(e.GetHosts()) > 0 {
@@ -79,17 +82,29 @@ func hostsFile(hostname string, e *rundpb.Endpoint) string {
 	} else {
 		fmt.Fprintf(&b, "127.0.1.1\t%s\n", hostname)
 	}
+	for _, h := range more {
+		if !strings.EqualFold(h.GetName(), hostname) {
+			fmt.Fprintf(&b, "%s\t%s\n", h.GetAddress(), h.GetName())
+		}
+	}
 	return b.String()
 }
 
 // resolvFile names the endpoint's servers; without any, names do not resolve,
 // rather than through whatever the host uses.
-func resolvFile(e *rundpb.Endpoint) string {
+func resolvFile(e *rundpb.Endpoint, own *taskpb.DNS) string {
 	var b strings.Builder
 	for _, d := range e.GetDns() {
 		fmt.Fprintf(&b, "nameserver %s\n", d)
 	}
-	b.WriteString("options ndots:0\n")
+	if len(own.GetSearch()) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(own.GetSearch(), " "))
+	}
+	options := own.GetOptions()
+	if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "ndots:") }) {
+		options = append([]string{"ndots:0"}, options...)
+	}
+	fmt.Fprintf(&b, "options %s\n", strings.Join(options, " "))
 	return b.String()
 }
 

@@ -16,6 +16,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+
 	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/health"
 )
@@ -31,6 +33,7 @@ type prober struct {
 	id      string // the task's
 	task    containerd.Task
 	process specs.Process // of a check
+	ulimits []*taskpb.Ulimit
 	policy  *health.Policy
 	record  *health.Record // owned by run
 
@@ -46,9 +49,9 @@ type healthState struct {
 
 // probe begins to check. The check is a process of the container: its user,
 // capabilities, seccomp filter, cgroup and namespaces.
-func (s *Server) probe(ctx context.Context, id string, task containerd.Task, container *specs.Process, p *health.Policy, started time.Time, healthy bool) *prober {
+func (s *Server) probe(ctx context.Context, id string, task containerd.Task, container *specs.Process, p *health.Policy, started time.Time, healthy bool, ulimits []*taskpb.Ulimit) *prober {
 	ctx, cancel := context.WithCancel(ctx)
-	c := &prober{s: s, id: id, task: task, process: *container, policy: p, record: health.NewRecord(p, started, healthy),
+	c := &prober{s: s, id: id, task: task, process: *container, ulimits: ulimits, policy: p, record: health.NewRecord(p, started, healthy),
 		cancel: cancel, done: make(chan struct{}), news: make(chan healthState, 1)}
 	c.process.Args, c.process.Terminal, c.process.ConsoleSize = p.Args, false, nil
 	go c.run(ctx) // ends with ctx; stop waits for it
@@ -158,7 +161,7 @@ func (c *prober) check(ctx context.Context, started func()) (res health.Result, 
 	started()
 	// As for the container itself; what it dumps in its first moment would
 	// still go where the host says.
-	if err := c.s.noCore(c.id, int(p.Pid())); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := c.s.bound(c.id, int(p.Pid()), c.ulimits); err != nil && !errors.Is(err, unix.ESRCH) {
 		return res, err
 	}
 	t := time.NewTimer(c.policy.Timeout)

@@ -117,7 +117,7 @@ func newPeer(b *testing.B, n *node) *peer {
 
 	must(n.server.netns.Create(p.id))
 	dir := n.server.taskDir(p.id)
-	must(dir.create("peer", d.GetEndpoint()))
+	must(dir.create("peer", d.GetEndpoint(), nil))
 	b.Cleanup(func() {
 		if err := n.server.wreck(context.Background(), p.id, p.id); err != nil {
 			b.Error(err)

@@ -27,6 +27,13 @@ const (
 	maxSignal        = 64 // characters; also of an image's
 	maxGrace         = time.Hour
 
+	// What the node's configuration may allow: each is a feature that it tells of.
+	maxAllowedDevices = 24
+	// Filters of system calls: how many, how long one is and how many calls it names.
+	maxProfiles     = 16
+	maxProfileBytes = 256 << 10
+	maxProfileCalls = 4096
+
 	// maxKnownUsers bounds what is remembered of users in images.
 	maxKnownUsers = 256
 

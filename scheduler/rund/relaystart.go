@@ -90,7 +90,7 @@ func (w *worker) startRelay(ctx context.Context, name string, l *relay) error {
 		err = p.Start(ctx)
 	}
 	if err == nil {
-		err = w.s.noCore(w.id, int(p.Pid()))
+		err = w.s.bound(w.id, int(p.Pid()), nil)
 		if errors.Is(err, unix.ESRCH) {
 			err = nil
 		}

@@ -67,7 +67,7 @@ func (w *worker) reload(ctx context.Context) error {
 	if w.state == nil {
 		w.state = &rundpb.TaskActual{TaskId: w.id}
 	}
-	w.state.Spec, w.state.Endpoint, w.state.ContainerId, w.state.Netns = w.made.GetSpec(), w.made.GetEndpoint(), w.cid, w.id
+	w.state.Spec, w.state.Endpoint, w.state.ContainerId, w.state.Netns, w.state.Hostname = w.made.GetSpec(), w.made.GetEndpoint(), w.cid, w.id, hostnameWritten(w.made)
 
 	if _, over := info.Labels[labelExit]; over {
 		w.reportExit(info.Labels)

@@ -45,6 +45,11 @@ type Running struct {
 	Base, Size uint32
 	User       uint32 // in the container, when it was started
 	ReadOnly   bool   // its root file system is to be
+	// Capabilities that it may hold: those that it was started with and that this node
+	// allows. Unfiltered: it was started without a filter of system calls, and the node
+	// allows that.
+	Capabilities uint64
+	Unfiltered   bool
 	// Granted is how many files its service was granted, by where they are; Files is
 	// how many there are.
 	Granted, Files map[string]int
@@ -131,6 +136,7 @@ func (s *Server) runningOne(ctx context.Context, c containerd.Container) (*Runni
 	r := &Running{Task: made.GetTaskId(), Image: own.GetImage(), Made: own.GetDigest(), Wanted: own.GetDigest(), PID: int(task.Pid()),
 		Base: s.config.UserNS.Base, Size: s.config.UserNS.Size, User: spec.Process.User.UID, ReadOnly: own.GetReadOnly() || spec.Root.Readonly,
 		Granted: granting(made.GetSpec()), Inside: func(f func() error) error { return s.netns.AsOwner(made.GetTaskId(), f) }}
+	r.Capabilities, r.Unfiltered = s.allowed.held(own, r.User == 0)
 	signed := [][]byte{made.GetSigned()}
 	s.mu.Lock()
 	for _, d := range s.applied {

@@ -60,6 +60,7 @@ type Server struct {
 	admission *admission
 	netns     *netns.Store
 	binds     *binds
+	allowed   *allowed
 	users     users
 	locals    *locals
 	files     *taskfiles.Store
@@ -103,6 +104,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	allowed, err := newAllowed(o.Config)
+	if err != nil {
+		return nil, err
+	}
 	ids := o.Config.ids()
 	ns, err := netns.Open(filepath.Join(o.RunDir, "netns"), ids)
 	if err != nil {
@@ -121,7 +126,7 @@ func New(o Options) (*Server, error) {
 		o.Log.Error("nothing is begun on this node", "err", err)
 	}
 	s := &Server{
-		admission: admission, files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
+		admission: admission, allowed: allowed, files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
 		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks), check: o.Check, checking: make(chan struct{}, 1),

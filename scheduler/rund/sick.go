@@ -36,7 +36,7 @@ func (w *worker) observe(ctx context.Context, info containers.Container) {
 	if healthy {
 		w.state.Health = rundpb.Health_HEALTH_HEALTHY
 	}
-	w.check = w.s.probe(ctx, w.id, w.task, process, policy, time.Unix(0, nanos(info.Labels[labelStarted])), healthy)
+	w.check = w.s.probe(ctx, w.id, w.task, process, policy, time.Unix(0, nanos(info.Labels[labelStarted])), healthy, w.made.GetSpec().GetContainer().GetUlimits())
 }
 
 func checkOf(ext []byte, info containers.Container) (*health.Policy, *specs.Process, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/containers"
@@ -20,22 +21,22 @@ type users struct {
 	known map[userKey]specs.User // guarded by mu
 }
 
-type userKey struct{ parent, user string }
+type userKey struct{ parent, user, groups string }
 
-// resolve finds the numbers of a user in the file system of a container that
-// is fresh from the image parent.
-func (u *users) resolve(ctx context.Context, client oci.Client, id, parent, user string) (specs.User, error) {
+// resolve finds the numbers of a user, and of more groups, in the file system of a
+// container that is fresh from the image parent.
+func (u *users) resolve(ctx context.Context, client oci.Client, id, parent, user string, groups []string) (specs.User, error) {
 	if user == "" {
 		user = "0"
 	}
-	key := userKey{parent, user}
+	key := userKey{parent, user, strings.Join(groups, ",")}
 	u.mu.Lock()
 	found, ok := u.known[key]
 	u.mu.Unlock()
 	if ok {
 		return found, nil
 	}
-	found, err := lookUp(ctx, client, id, user)
+	found, err := lookUp(ctx, client, id, user, groups)
 	if err != nil {
 		return specs.User{}, err
 	}
@@ -48,7 +49,7 @@ func (u *users) resolve(ctx context.Context, client oci.Client, id, parent, user
 	return found, nil
 }
 
-func lookUp(ctx context.Context, client oci.Client, id, user string) (specs.User, error) {
+func lookUp(ctx context.Context, client oci.Client, id, user string, groups []string) (specs.User, error) {
 	c := &containers.Container{ID: id, Snapshotter: image.Snapshotter, SnapshotKey: id}
 	spec := &specs.Spec{Linux: &specs.Linux{}, Process: &specs.Process{}}
 	if err := oci.WithUser(user)(ctx, client, c, spec); err != nil {
@@ -60,6 +61,14 @@ func lookUp(ctx context.Context, client oci.Client, id, user string) (specs.User
 	found := spec.Process.User
 	if err := oci.WithAdditionalGIDs(strconv.Itoa(int(found.UID)))(ctx, client, c, spec); err != nil {
 		return specs.User{}, fmt.Errorf("groups of user %q: %w", user, err)
+	}
+	if len(groups) > 0 {
+		if err := oci.WithAppendAdditionalGroups(groups...)(ctx, client, c, spec); err != nil {
+			if transient(err) {
+				return specs.User{}, err
+			}
+			return specs.User{}, rejected(fmt.Errorf("groups %s: not all are known to the image: %w", strings.Join(groups, ", "), err))
+		}
 	}
 	found.AdditionalGids = spec.Process.User.AdditionalGids
 	return found, nil

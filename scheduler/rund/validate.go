@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/ocispec"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
 )
 
 // checkTask refuses a task that this node must not run, whatever its state.
@@ -25,7 +27,9 @@ func checkTask(t *rundpb.TaskDesired) error {
 		return errors.New("the task has no container specification")
 	}
 	return cmp.Or(
-		checkFeatures(c),
+		checkImage(c),
+		confine.Check(c),
+		checkFacts(t),
 		checkProcess(c),
 		checkMounts(c.GetMounts()),
 		checkResources(t.GetSpec()),
@@ -34,11 +38,8 @@ func checkTask(t *rundpb.TaskDesired) error {
 	)
 }
 
-// checkFeatures refuses what is not built yet instead of ignoring it.
-func checkFeatures(c *taskpb.ContainerSpec) error {
-	if c.GetInit() {
-		return errors.New("init is not supported yet: use an image whose entrypoint reaps children")
-	}
+// checkImage refuses an image that is not named by its content.
+func checkImage(c *taskpb.ContainerSpec) error {
 	if c.GetDigest() == "" {
 		return fmt.Errorf("image %q came without a digest", c.GetImage())
 	}
@@ -72,7 +73,7 @@ func checkProcess(c *taskpb.ContainerSpec) error {
 	if w := c.GetWorkdir(); w != "" && (!path.IsAbs(w) || strings.ContainsRune(w, 0)) {
 		return fmt.Errorf("workdir %q must be an absolute path", w)
 	}
-	if h := c.GetHostname(); h != "" {
+	if h := c.GetHostname(); h != "" && !c.GetTemplated() {
 		if err := ident.CheckHostname(h); err != nil || len(h) > 63 {
 			return fmt.Errorf("hostname %q must be at most 63 letters, digits, dots and hyphens", h)
 		}
@@ -84,6 +85,42 @@ func checkProcess(c *taskpb.ContainerSpec) error {
 		return fmt.Errorf("stop grace %s must be between 0 and %s", g, maxGrace)
 	}
 	return nil
+}
+
+// checkFacts refuses what templates cannot be filled in with: the facts are of this very
+// task, and are written out as names.
+func checkFacts(t *rundpb.TaskDesired) error {
+	f := t.GetFacts()
+	switch {
+	case !t.GetSpec().GetContainer().GetTemplated():
+		return nil
+	case f == nil:
+		return errors.New("the container has templates, and came without what they may say")
+	case f.GetServiceId() != t.GetServiceId() || f.GetServiceName() != t.GetServiceName() || f.GetSlot() != t.GetSlot():
+		return errors.New("what the container's templates may say is of another task")
+	}
+	if err := ident.CheckHostname(f.GetNodeName()); err != nil {
+		return fmt.Errorf("what the container's templates may say: %w", err)
+	}
+	if !ident.Valid(f.GetNodeId()) || f.GetClusterId() == "" || ident.CheckName(f.GetClusterId()) != nil {
+		return errors.New("what the container's templates may say has no id of a node or cluster")
+	}
+	return ident.CheckLabels("service label", f.GetServiceLabels())
+}
+
+// expand returns the task with its container's templates filled in, and refuses what
+// becomes of them as if it had been written.
+func expand(t *rundpb.TaskDesired) (*rundpb.TaskDesired, error) {
+	if !t.GetSpec().GetContainer().GetTemplated() {
+		return t, nil
+	}
+	c, err := confine.Expand(t.GetSpec().GetContainer(), confine.Facts(t.GetTaskId(), t.GetFacts()))
+	if err != nil {
+		return nil, err
+	}
+	t = proto.CloneOf(t)
+	t.Spec.Container = c
+	return t, cmp.Or(checkProcess(c), checkMounts(c.GetMounts()))
 }
 
 func checkMounts(ms []*taskpb.Mount) error {

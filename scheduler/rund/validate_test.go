@@ -23,17 +23,16 @@ func TestCheckTask(t *testing.T) {
 		return &taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: target}
 	}
 	for want, change := range map[string]func(*rundpb.TaskDesired, *taskpb.ContainerSpec){
-		"init is not supported": func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Init = true },
-		"without a digest":      func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Digest = "" },
-		"another digest than":   func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Image = "x@sha256:y" },
-		"entry 2 is not NAME":   func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Env = []string{"A=b", "topsecret"} },
-		"must not contain NUL":  func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Args = []string{"a\x00"} },
-		"together exceed":       func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Args = make([]string, maxArgs+1) },
-		"workdir":               func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Workdir = "x" },
-		"hostname":              func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Hostname = "a\nb" },
-		"is unknown":            func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.StopSignal = "SIGNOPE" },
-		"between 1 and 64":      func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.StopSignal = "65" },
-		"stop grace":            func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.StopGraceNs = -1 },
+		"without a digest":     func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Digest = "" },
+		"another digest than":  func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Image = "x@sha256:y" },
+		"entry 2 is not NAME":  func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Env = []string{"A=b", "topsecret"} },
+		"must not contain NUL": func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Args = []string{"a\x00"} },
+		"together exceed":      func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Args = make([]string, maxArgs+1) },
+		"workdir":              func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Workdir = "x" },
+		"hostname":             func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.Hostname = "a\nb" },
+		"is unknown":           func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.StopSignal = "SIGNOPE" },
+		"between 1 and 64":     func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.StopSignal = "65" },
+		"stop grace":           func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) { c.StopGraceNs = -1 },
 		"two mounts": func(_ *rundpb.TaskDesired, c *taskpb.ContainerSpec) {
 			c.Mounts = []*taskpb.Mount{tmpfs("/a"), tmpfs("/a")}
 		},

@@ -283,7 +283,7 @@ func (w *worker) create(ctx context.Context, d *rundpb.TaskDesired) error {
 		w.has.credential = nil
 		w.has.mu.Unlock()
 		w.report(rundpb.Phase_PHASE_CREATED, func(a *rundpb.TaskActual) {
-			a.Spec, a.Endpoint, a.ContainerId, a.Netns = d.GetSpec(), d.GetEndpoint(), w.cid, w.id
+			a.Spec, a.Endpoint, a.ContainerId, a.Netns, a.Hostname = d.GetSpec(), d.GetEndpoint(), w.cid, w.id, hostnameWritten(d)
 		})
 		return nil
 	}
@@ -353,7 +353,7 @@ func (w *worker) start(ctx context.Context) error {
 		return err
 	})
 	// Here, so that it also holds for a container that was adopted.
-	err := w.s.noCore(w.id, int(w.task.Pid()))
+	err := w.s.bound(w.id, int(w.task.Pid()), w.made.GetSpec().GetContainer().GetUlimits())
 	if err == nil {
 		w.exit, err = w.task.Wait(ctx)
 	}

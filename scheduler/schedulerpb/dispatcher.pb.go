@@ -1268,6 +1268,8 @@ type Assignment struct {
 	// done to the container. Meanwhile every node leads away from it. kill_at ends
 	// it early.
 	WithdrawNs int64 `protobuf:"varint,11,opt,name=withdraw_ns,json=withdrawNs,proto3" json:"withdraw_ns,omitempty"`
+	// What its container's templates may say; absent: it has none.
+	Facts *taskpb.FileFacts `protobuf:"bytes,12,opt,name=facts,proto3" json:"facts,omitempty"`
 	// The versions of its secrets and configs, in the order of its specification:
 	// secrets first. The node asks for them by the service Delivery.
 	Files []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
@@ -1382,6 +1384,13 @@ func (x *Assignment) GetWithdrawNs() int64 {
 		return x.WithdrawNs
 	}
 	return 0
+}
+
+func (x *Assignment) GetFacts() *taskpb.FileFacts {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
 }
 
 func (x *Assignment) GetFiles() []*taskpb.FileVersion {
@@ -2534,7 +2543,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
 	"\x04more\x18\x05 \x01(\bR\x04more\x12\x1c\n" +
-	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\x86\x04\n" +
+	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xb8\x04\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -2551,7 +2560,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\vattachments\x18\n" +
 	" \x03(\v2\x1b.redoubt.task.v1.AttachmentR\vattachments\x12\x1f\n" +
 	"\vwithdraw_ns\x18\v \x01(\x03R\n" +
-	"withdrawNs\x122\n" +
+	"withdrawNs\x120\n" +
+	"\x05facts\x18\f \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\x122\n" +
 	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\x12\x16\n" +
 	"\x06signed\x18< \x01(\fR\x06signed\"+\n" +
 	"\vManagerList\x12\x1c\n" +
@@ -2706,13 +2716,14 @@ var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(TaskState)(0),             // 35: redoubt.scheduler.v1.TaskState
 	(*taskpb.TaskSpec)(nil),    // 36: redoubt.task.v1.TaskSpec
 	(*taskpb.Attachment)(nil),  // 37: redoubt.task.v1.Attachment
-	(*taskpb.FileVersion)(nil), // 38: redoubt.task.v1.FileVersion
-	(*pkipb.Roots)(nil),        // 39: redoubt.pki.v1.Roots
-	(meshpb.Kind)(0),           // 40: redoubt.mesh.v1.Kind
-	(*meshpb.Subnet)(nil),      // 41: redoubt.mesh.v1.Subnet
-	(taskpb.Port_Protocol)(0),  // 42: redoubt.task.v1.Port.Protocol
-	(EndpointMode)(0),          // 43: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicyRule)(nil),  // 44: redoubt.mesh.v1.PolicyRule
+	(*taskpb.FileFacts)(nil),   // 38: redoubt.task.v1.FileFacts
+	(*taskpb.FileVersion)(nil), // 39: redoubt.task.v1.FileVersion
+	(*pkipb.Roots)(nil),        // 40: redoubt.pki.v1.Roots
+	(meshpb.Kind)(0),           // 41: redoubt.mesh.v1.Kind
+	(*meshpb.Subnet)(nil),      // 42: redoubt.mesh.v1.Subnet
+	(taskpb.Port_Protocol)(0),  // 43: redoubt.task.v1.Port.Protocol
+	(EndpointMode)(0),          // 44: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicyRule)(nil),  // 45: redoubt.mesh.v1.PolicyRule
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
@@ -2745,28 +2756,29 @@ var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
 	36, // 27: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
 	35, // 28: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
 	37, // 29: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
-	38, // 30: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
-	39, // 31: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
-	22, // 32: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
-	27, // 33: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
-	27, // 34: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
-	40, // 35: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
-	41, // 36: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
-	28, // 37: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
-	24, // 38: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
-	25, // 39: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
-	26, // 40: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
-	23, // 41: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
-	42, // 42: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	43, // 43: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	44, // 44: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	0,  // 45: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	7,  // 46: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	46, // [46:47] is the sub-list for method output_type
-	45, // [45:46] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	38, // 30: redoubt.scheduler.v1.Assignment.facts:type_name -> redoubt.task.v1.FileFacts
+	39, // 31: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
+	40, // 32: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
+	22, // 33: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
+	27, // 34: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
+	27, // 35: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
+	41, // 36: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
+	42, // 37: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
+	28, // 38: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
+	24, // 39: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
+	25, // 40: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
+	26, // 41: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
+	23, // 42: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
+	43, // 43: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	44, // 44: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	45, // 45: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	0,  // 46: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	7,  // 47: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	47, // [47:48] is the sub-list for method output_type
+	46, // [46:47] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }

@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
@@ -58,8 +59,8 @@ func validateContainer(c *taskpb.ContainerSpec) error {
 	if err := validateHealthcheck(c.GetHealthcheck()); err != nil {
 		return err
 	}
-	if c.GetInit() {
-		return fmt.Errorf("init is not there yet: use an image whose entrypoint reaps its children")
+	if err := confine.Check(c); err != nil {
+		return err
 	}
 	if err := validateMounts(c.GetMounts()); err != nil {
 		return err

@@ -48,7 +48,9 @@ var fine = map[string]string{
 	"labels value newline": "", "labels value dots": "", "labels value lookalike": "", "labels value capitals": "",
 	"task.container.labels value newline": "", "task.container.labels value dots": "", "task.container.labels value lookalike": "",
 	"task.container.labels value capitals": "",
-	"task.container.user capitals":         "users may have capitals", "task.container.hostname capitals": "so may hosts",
+	"task.container.groups[0] capitals":    "so may groups", "task.container.hosts[0].name capitals": "", "task.container.dns.search[0] capitals": "",
+	"task.container.ulimits[0].hard most": "a bound that none reaches", "task.container.ulimits[0].hard -1": "no bound",
+	"task.container.user capitals": "users may have capitals", "task.container.hostname capitals": "so may hosts",
 }
 
 // TestEveryFieldHasItsBounds sets each field of a full specification, one at a

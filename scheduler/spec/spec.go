@@ -24,6 +24,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/internal/strictpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -133,13 +134,38 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 	default:
 		return fmt.Errorf("the endpoint mode is unknown: use vip or dnsrr")
 	}
-	if err := validateTask(s.GetTask()); err != nil {
+	task, err := expanded(s)
+	if err != nil {
+		return err
+	}
+	if err := validateTask(task); err != nil {
 		return err
 	}
 	if err := validateUpdates(s); err != nil {
 		return err
 	}
 	return validateEntries(s)
+}
+
+// expanded is the task with its templates filled in as on some node: what becomes of
+// them is held to the same rules as what is written.
+func expanded(s *schedulerpb.ServiceSpec) (*taskpb.TaskSpec, error) {
+	t := s.GetTask()
+	if !t.GetContainer().GetTemplated() {
+		return t, nil
+	}
+	const id = "00000000000000000000000000"
+	f := &taskpb.FileFacts{ClusterId: id, NodeId: id, NodeName: "node", ServiceId: id, ServiceName: s.GetName(), ServiceLabels: s.GetLabels()}
+	if s.GetGlobal() == nil {
+		f.Slot = 1
+	}
+	c, err := confine.Expand(t.GetContainer(), confine.Facts(id, f))
+	if err != nil {
+		return nil, err
+	}
+	t = proto.CloneOf(t)
+	t.Container = c
+	return t, nil
 }
 
 func validateTask(t *taskpb.TaskSpec) error {

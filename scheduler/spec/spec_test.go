@@ -40,6 +40,11 @@ func full() *schedulerpb.ServiceSpec {
 				ReadOnly: true, StopSignal: "int", StopGraceNs: 3e9, Tty: true,
 				Healthcheck: &taskpb.Healthcheck{Test: []string{"CMD-SHELL", "curl -f localhost || exit 1"}, IntervalNs: 1e9, TimeoutNs: 2e9,
 					StartPeriodNs: 60e9, StartIntervalNs: 1e9, Retries: 3},
+				Init: true, Hosts: []*taskpb.Host{{Name: "db", Address: "192.0.2.7"}},
+				Dns:     &taskpb.DNS{Servers: []string{"192.0.2.53"}, Search: []string{"corp.example"}, Options: []string{"ndots:2"}},
+				Ulimits: []*taskpb.Ulimit{{Name: "nofile", Soft: 64, Hard: 128}}, Sysctls: []*taskpb.Sysctl{{Name: "net.ipv4.tcp_keepalive_time", Value: "60"}},
+				CapAdd: []string{"CAP_NET_ADMIN"}, CapDrop: []string{"CAP_CHOWN"}, Devices: []*taskpb.Device{{Source: "/dev/fuse", Target: "/dev/fuse", Access: "rw"}},
+				Security: &taskpb.Security{Seccomp: "tight"}, Groups: []string{"staff"},
 			},
 			Reservations: &taskpb.Resources{NanoCpus: 1e8, MemoryBytes: 32 << 20},
 			Limits:       &taskpb.Resources{NanoCpus: 2e8, MemoryBytes: 64 << 20, Pids: 100},
@@ -201,12 +206,22 @@ func TestValidateRefuses(t *testing.T) {
 		"active, pause or drain": func(s *s) {
 			s.IngressConstraints = []string{"node.availability!=drained"}
 		},
-		"mode is unknown":             port(&taskpb.Port{Published: 1, Target: 1, Mode: 9}),
-		"protocol is unknown":         port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, Protocol: 9}),
-		"8080/tcp is published twice": port(&taskpb.Port{Published: 8080, Target: 1, Mode: taskpb.Port_MODE_HOST, HostIp: "10.0.0.1"}),
-		"host address \"010.0.0.1\"":  port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, HostIp: "010.0.0.1"}),
-		"cannot be listened on":       port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, HostIp: "0.0.0.0"}),
-		"init is not there yet":       func(s *s) { s.Task.Container.Init = true },
+		"mode is unknown":               port(&taskpb.Port{Published: 1, Target: 1, Mode: 9}),
+		"protocol is unknown":           port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, Protocol: 9}),
+		"8080/tcp is published twice":   port(&taskpb.Port{Published: 8080, Target: 1, Mode: taskpb.Port_MODE_HOST, HostIp: "10.0.0.1"}),
+		"host address \"010.0.0.1\"":    port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, HostIp: "010.0.0.1"}),
+		"cannot be listened on":         port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, HostIp: "0.0.0.0"}),
+		"capability \"ALL\" is unknown": func(s *s) { s.Task.Container.CapAdd = []string{"ALL"} },
+		"hostname: its template becom": func(s *s) {
+			s.Task.Container.Templated, s.Task.Container.Hostname = true, "{{.Service.Name}}"+strings.Repeat("x", 63)
+		},
+		`no entry for key "tier"`: func(s *s) {
+			s.Task.Container.Templated, s.Task.Container.Hostname = true, "{{.Service.Labels.tier}}"
+		},
+		`node name "_web"`: func(s *s) { s.Task.Container.Templated, s.Task.Container.Hostname = true, "_{{.Service.Name}}" },
+		"without //, . and .. and": func(s *s) {
+			s.Task.Container.Templated, s.Task.Container.Mounts[0].Source = true, "/srv/{{.Service.Name}}/../x"
+		},
 		"reserved CPU is -1":          func(s *s) { s.Task.Reservations.NanoCpus = -1 },
 		"memory limit is 70368744177": func(s *s) { s.Task.Limits.MemoryBytes = MaxMemoryBytes + 1 },
 		"use at least 6291456":        func(s *s) { s.Task.Limits.MemoryBytes, s.Task.Reservations = 1, nil },

@@ -127,7 +127,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{16, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -179,7 +179,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{12, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18, 0}
 }
 
 type Port_Protocol int32
@@ -228,7 +228,7 @@ func (x Port_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Protocol.Descriptor instead.
 func (Port_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type Port_Mode int32
@@ -277,7 +277,7 @@ func (x Port_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Mode.Descriptor instead.
 func (Port_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13, 1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19, 1}
 }
 
 type TaskSpec struct {
@@ -617,6 +617,28 @@ type ContainerSpec struct {
 	Init        bool  `protobuf:"varint,15,opt,name=init,proto3" json:"init,omitempty"`
 	// Unset: the image's own, if it has one.
 	Healthcheck *Healthcheck `protobuf:"bytes,16,opt,name=healthcheck,proto3" json:"healthcheck,omitempty"`
+	// Names beside the node's own in /etc/hosts.
+	Hosts []*Host `protobuf:"bytes,17,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// Absent: names that are not of the cluster are asked of the node's resolvers.
+	Dns     *DNS      `protobuf:"bytes,18,opt,name=dns,proto3" json:"dns,omitempty"`
+	Ulimits []*Ulimit `protobuf:"bytes,19,rep,name=ulimits,proto3" json:"ulimits,omitempty"`
+	// Of its own network alone: "net.ipv4.tcp_keepalive_time".
+	Sysctls []*Sysctl `protobuf:"bytes,20,rep,name=sysctls,proto3" json:"sysctls,omitempty"`
+	// "CAP_NET_ADMIN": beyond what a container's root has, for whatever user it runs
+	// as. A node has to allow each.
+	CapAdd []string `protobuf:"bytes,21,rep,name=cap_add,json=capAdd,proto3" json:"cap_add,omitempty"`
+	// Of those that a container's root has; "ALL": every one.
+	CapDrop []string `protobuf:"bytes,22,rep,name=cap_drop,json=capDrop,proto3" json:"cap_drop,omitempty"`
+	// Devices of the node, which has to allow each.
+	Devices []*Device `protobuf:"bytes,23,rep,name=devices,proto3" json:"devices,omitempty"`
+	// Absent: the default filter of system calls.
+	Security *Security `protobuf:"bytes,25,opt,name=security,proto3" json:"security,omitempty"`
+	// Groups that its first process has beside those of its user: names of the image,
+	// or numbers.
+	Groups []string `protobuf:"bytes,26,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Values of env, the hostname and sources of mounts are templates, which the node
+	// fills in when it makes the container.
+	Templated bool `protobuf:"varint,27,opt,name=templated,proto3" json:"templated,omitempty"`
 	// What its container gets as files. To name them is to grant them.
 	Secrets []*FileUse `protobuf:"bytes,50,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	Configs []*FileUse `protobuf:"bytes,51,rep,name=configs,proto3" json:"configs,omitempty"`
@@ -768,6 +790,76 @@ func (x *ContainerSpec) GetHealthcheck() *Healthcheck {
 	return nil
 }
 
+func (x *ContainerSpec) GetHosts() []*Host {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetDns() *DNS {
+	if x != nil {
+		return x.Dns
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetUlimits() []*Ulimit {
+	if x != nil {
+		return x.Ulimits
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetSysctls() []*Sysctl {
+	if x != nil {
+		return x.Sysctls
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetCapAdd() []string {
+	if x != nil {
+		return x.CapAdd
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetCapDrop() []string {
+	if x != nil {
+		return x.CapDrop
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetDevices() []*Device {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetSecurity() *Security {
+	if x != nil {
+		return x.Security
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ContainerSpec) GetTemplated() bool {
+	if x != nil {
+		return x.Templated
+	}
+	return false
+}
+
 func (x *ContainerSpec) GetSecrets() []*FileUse {
 	if x != nil {
 		return x.Secrets
@@ -785,6 +877,345 @@ func (x *ContainerSpec) GetConfigs() []*FileUse {
 func (x *ContainerSpec) GetRegistryAuth() string {
 	if x != nil {
 		return x.RegistryAuth
+	}
+	return ""
+}
+
+// Host is a line of /etc/hosts.
+type Host struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Host) Reset() {
+	*x = Host{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Host) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Host) ProtoMessage() {}
+
+func (x *Host) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Host.ProtoReflect.Descriptor instead.
+func (*Host) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Host) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Host) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+// DNS is how a container finds names that are not of the cluster.
+type DNS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Addresses that are asked in the place of the node's resolvers; none: those.
+	Servers []string `protobuf:"bytes,1,rep,name=servers,proto3" json:"servers,omitempty"`
+	// Domains that are tried after a name.
+	Search []string `protobuf:"bytes,2,rep,name=search,proto3" json:"search,omitempty"`
+	// As in resolv.conf(5): "ndots:2".
+	Options       []string `protobuf:"bytes,3,rep,name=options,proto3" json:"options,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DNS) Reset() {
+	*x = DNS{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DNS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DNS) ProtoMessage() {}
+
+func (x *DNS) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DNS.ProtoReflect.Descriptor instead.
+func (*DNS) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DNS) GetServers() []string {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+func (x *DNS) GetSearch() []string {
+	if x != nil {
+		return x.Search
+	}
+	return nil
+}
+
+func (x *DNS) GetOptions() []string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// Ulimit bounds a resource of each process; -1: no bound.
+type Ulimit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // nofile, …
+	Soft          int64                  `protobuf:"varint,2,opt,name=soft,proto3" json:"soft,omitempty"`
+	Hard          int64                  `protobuf:"varint,3,opt,name=hard,proto3" json:"hard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ulimit) Reset() {
+	*x = Ulimit{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ulimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ulimit) ProtoMessage() {}
+
+func (x *Ulimit) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
+func (*Ulimit) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Ulimit) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Ulimit) GetSoft() int64 {
+	if x != nil {
+		return x.Soft
+	}
+	return 0
+}
+
+func (x *Ulimit) GetHard() int64 {
+	if x != nil {
+		return x.Hard
+	}
+	return 0
+}
+
+// Sysctl is a setting of the container's own network.
+type Sysctl struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sysctl) Reset() {
+	*x = Sysctl{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sysctl) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sysctl) ProtoMessage() {}
+
+func (x *Sysctl) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sysctl.ProtoReflect.Descriptor instead.
+func (*Sysctl) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Sysctl) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Sysctl) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Device is one of the node's that the container may use.
+type Device struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Source string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"` // /dev/fuse
+	Target string                 `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"` // in the container
+	// Of the letters r, w and m.
+	Access        string `protobuf:"bytes,3,opt,name=access,proto3" json:"access,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Device) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Device) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Device) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
+}
+
+// Security is what confines the container otherwise than by default.
+type Security struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A filter of system calls that the node has under this name, or "unconfined".
+	Seccomp       string `protobuf:"bytes,1,opt,name=seccomp,proto3" json:"seccomp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Security) Reset() {
+	*x = Security{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Security) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Security) ProtoMessage() {}
+
+func (x *Security) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Security.ProtoReflect.Descriptor instead.
+func (*Security) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Security) GetSeccomp() string {
+	if x != nil {
+		return x.Seccomp
 	}
 	return ""
 }
@@ -810,7 +1241,7 @@ type FileUse struct {
 
 func (x *FileUse) Reset() {
 	*x = FileUse{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1253,7 @@ func (x *FileUse) String() string {
 func (*FileUse) ProtoMessage() {}
 
 func (x *FileUse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1266,7 @@ func (x *FileUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileUse.ProtoReflect.Descriptor instead.
 func (*FileUse) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FileUse) GetSource() string {
@@ -905,7 +1336,7 @@ type FileVersion struct {
 
 func (x *FileVersion) Reset() {
 	*x = FileVersion{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1348,7 @@ func (x *FileVersion) String() string {
 func (*FileVersion) ProtoMessage() {}
 
 func (x *FileVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1361,7 @@ func (x *FileVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileVersion.ProtoReflect.Descriptor instead.
 func (*FileVersion) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FileVersion) GetObjectId() string {
@@ -965,7 +1396,7 @@ type DeliveredFile struct {
 
 func (x *DeliveredFile) Reset() {
 	*x = DeliveredFile{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1408,7 @@ func (x *DeliveredFile) String() string {
 func (*DeliveredFile) ProtoMessage() {}
 
 func (x *DeliveredFile) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1421,7 @@ func (x *DeliveredFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredFile.ProtoReflect.Descriptor instead.
 func (*DeliveredFile) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeliveredFile) GetVersion() *FileVersion {
@@ -1051,7 +1482,7 @@ type FileFacts struct {
 
 func (x *FileFacts) Reset() {
 	*x = FileFacts{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1494,7 @@ func (x *FileFacts) String() string {
 func (*FileFacts) ProtoMessage() {}
 
 func (x *FileFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1507,7 @@ func (x *FileFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFacts.ProtoReflect.Descriptor instead.
 func (*FileFacts) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FileFacts) GetClusterId() string {
@@ -1150,7 +1581,7 @@ type Healthcheck struct {
 
 func (x *Healthcheck) Reset() {
 	*x = Healthcheck{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1593,7 @@ func (x *Healthcheck) String() string {
 func (*Healthcheck) ProtoMessage() {}
 
 func (x *Healthcheck) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1606,7 @@ func (x *Healthcheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Healthcheck.ProtoReflect.Descriptor instead.
 func (*Healthcheck) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Healthcheck) GetTest() []string {
@@ -1234,7 +1665,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1677,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1690,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -1316,7 +1747,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1759,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1772,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -1377,7 +1808,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1820,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1833,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -1452,7 +1883,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1895,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1908,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Port) GetPublished() uint32 {
@@ -1553,7 +1984,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1996,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +2009,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Storage) GetImages() uint32 {
@@ -1657,7 +2088,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +2100,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +2113,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Feature) GetName() string {
@@ -1729,7 +2160,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +2172,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +2185,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CheckResult) GetControl() string {
@@ -1816,7 +2247,7 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"Attachment\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
-	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xef\x05\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xba\t\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1e\n" +
@@ -1835,13 +2266,43 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\rstop_grace_ns\x18\r \x01(\x03R\vstopGraceNs\x12\x10\n" +
 	"\x03tty\x18\x0e \x01(\bR\x03tty\x12\x12\n" +
 	"\x04init\x18\x0f \x01(\bR\x04init\x12>\n" +
-	"\vhealthcheck\x18\x10 \x01(\v2\x1c.redoubt.task.v1.HealthcheckR\vhealthcheck\x128\n" +
+	"\vhealthcheck\x18\x10 \x01(\v2\x1c.redoubt.task.v1.HealthcheckR\vhealthcheck\x121\n" +
+	"\x05hosts\x18\x11 \x03(\v2\x15.redoubt.task.v1.HostB\x04\xf0\xe5\x18\x03R\x05hosts\x12,\n" +
+	"\x03dns\x18\x12 \x01(\v2\x14.redoubt.task.v1.DNSB\x04\xf0\xe5\x18\x03R\x03dns\x127\n" +
+	"\aulimits\x18\x13 \x03(\v2\x17.redoubt.task.v1.UlimitB\x04\xf0\xe5\x18\x03R\aulimits\x127\n" +
+	"\asysctls\x18\x14 \x03(\v2\x17.redoubt.task.v1.SysctlB\x04\xf0\xe5\x18\x03R\asysctls\x12\x1d\n" +
+	"\acap_add\x18\x15 \x03(\tB\x04\xf0\xe5\x18\x03R\x06capAdd\x12\x1f\n" +
+	"\bcap_drop\x18\x16 \x03(\tB\x04\xf0\xe5\x18\x03R\acapDrop\x127\n" +
+	"\adevices\x18\x17 \x03(\v2\x17.redoubt.task.v1.DeviceB\x04\xf0\xe5\x18\x03R\adevices\x12;\n" +
+	"\bsecurity\x18\x19 \x01(\v2\x19.redoubt.task.v1.SecurityB\x04\xf0\xe5\x18\x03R\bsecurity\x12\x1c\n" +
+	"\x06groups\x18\x1a \x03(\tB\x04\xf0\xe5\x18\x03R\x06groups\x12\"\n" +
+	"\ttemplated\x18\x1b \x01(\bB\x04\xf0\xe5\x18\x03R\ttemplated\x128\n" +
 	"\asecrets\x182 \x03(\v2\x18.redoubt.task.v1.FileUseB\x04\xf0\xe5\x18\x03R\asecrets\x128\n" +
 	"\aconfigs\x183 \x03(\v2\x18.redoubt.task.v1.FileUseB\x04\xf0\xe5\x18\x03R\aconfigs\x12)\n" +
 	"\rregistry_auth\x184 \x01(\tB\x04\xf0\xe5\x18\x03R\fregistryAuth\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe1\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\":\n" +
+	"\x04Host\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress:\x04\xe8\xe5\x18\x03\"W\n" +
+	"\x03DNS\x12\x18\n" +
+	"\aservers\x18\x01 \x03(\tR\aservers\x12\x16\n" +
+	"\x06search\x18\x02 \x03(\tR\x06search\x12\x18\n" +
+	"\aoptions\x18\x03 \x03(\tR\aoptions:\x04\xe8\xe5\x18\x03\"J\n" +
+	"\x06Ulimit\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04soft\x18\x02 \x01(\x03R\x04soft\x12\x12\n" +
+	"\x04hard\x18\x03 \x01(\x03R\x04hard:\x04\xe8\xe5\x18\x03\"8\n" +
+	"\x06Sysctl\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x04\xe8\xe5\x18\x03\"V\n" +
+	"\x06Device\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x16\n" +
+	"\x06access\x18\x03 \x01(\tR\x06access:\x04\xe8\xe5\x18\x03\"*\n" +
+	"\bSecurity\x12\x18\n" +
+	"\aseccomp\x18\x01 \x01(\tR\aseccomp:\x04\xe8\xe5\x18\x03\"\xe1\x01\n" +
 	"\aFileUse\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x10\n" +
@@ -1969,7 +2430,7 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(OnUpdate)(0),                // 0: redoubt.task.v1.OnUpdate
 	(Mount_Type)(0),              // 1: redoubt.task.v1.Mount.Type
@@ -1981,46 +2442,58 @@ var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(*NetworkUse)(nil),           // 7: redoubt.task.v1.NetworkUse
 	(*Attachment)(nil),           // 8: redoubt.task.v1.Attachment
 	(*ContainerSpec)(nil),        // 9: redoubt.task.v1.ContainerSpec
-	(*FileUse)(nil),              // 10: redoubt.task.v1.FileUse
-	(*FileVersion)(nil),          // 11: redoubt.task.v1.FileVersion
-	(*DeliveredFile)(nil),        // 12: redoubt.task.v1.DeliveredFile
-	(*FileFacts)(nil),            // 13: redoubt.task.v1.FileFacts
-	(*Healthcheck)(nil),          // 14: redoubt.task.v1.Healthcheck
-	(*Mount)(nil),                // 15: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 16: redoubt.task.v1.Resources
-	(*RestartPolicy)(nil),        // 17: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 18: redoubt.task.v1.Port
-	(*Storage)(nil),              // 19: redoubt.task.v1.Storage
-	(*Feature)(nil),              // 20: redoubt.task.v1.Feature
-	(*CheckResult)(nil),          // 21: redoubt.task.v1.CheckResult
-	nil,                          // 22: redoubt.task.v1.ContainerSpec.LabelsEntry
-	nil,                          // 23: redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	(*Host)(nil),                 // 10: redoubt.task.v1.Host
+	(*DNS)(nil),                  // 11: redoubt.task.v1.DNS
+	(*Ulimit)(nil),               // 12: redoubt.task.v1.Ulimit
+	(*Sysctl)(nil),               // 13: redoubt.task.v1.Sysctl
+	(*Device)(nil),               // 14: redoubt.task.v1.Device
+	(*Security)(nil),             // 15: redoubt.task.v1.Security
+	(*FileUse)(nil),              // 16: redoubt.task.v1.FileUse
+	(*FileVersion)(nil),          // 17: redoubt.task.v1.FileVersion
+	(*DeliveredFile)(nil),        // 18: redoubt.task.v1.DeliveredFile
+	(*FileFacts)(nil),            // 19: redoubt.task.v1.FileFacts
+	(*Healthcheck)(nil),          // 20: redoubt.task.v1.Healthcheck
+	(*Mount)(nil),                // 21: redoubt.task.v1.Mount
+	(*Resources)(nil),            // 22: redoubt.task.v1.Resources
+	(*RestartPolicy)(nil),        // 23: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 24: redoubt.task.v1.Port
+	(*Storage)(nil),              // 25: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 26: redoubt.task.v1.Feature
+	(*CheckResult)(nil),          // 27: redoubt.task.v1.CheckResult
+	nil,                          // 28: redoubt.task.v1.ContainerSpec.LabelsEntry
+	nil,                          // 29: redoubt.task.v1.FileFacts.ServiceLabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
 	9,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	16, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	16, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	17, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	18, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	22, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	22, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	23, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	24, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
 	7,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
 	6,  // 6: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
-	22, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
-	15, // 8: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
-	14, // 9: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
-	10, // 10: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
-	10, // 11: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
-	0,  // 12: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
-	11, // 13: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
-	23, // 14: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
-	1,  // 15: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	2,  // 16: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	3,  // 17: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	4,  // 18: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	28, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	21, // 8: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
+	20, // 9: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
+	10, // 10: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
+	11, // 11: redoubt.task.v1.ContainerSpec.dns:type_name -> redoubt.task.v1.DNS
+	12, // 12: redoubt.task.v1.ContainerSpec.ulimits:type_name -> redoubt.task.v1.Ulimit
+	13, // 13: redoubt.task.v1.ContainerSpec.sysctls:type_name -> redoubt.task.v1.Sysctl
+	14, // 14: redoubt.task.v1.ContainerSpec.devices:type_name -> redoubt.task.v1.Device
+	15, // 15: redoubt.task.v1.ContainerSpec.security:type_name -> redoubt.task.v1.Security
+	16, // 16: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
+	16, // 17: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
+	0,  // 18: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
+	17, // 19: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
+	29, // 20: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	1,  // 21: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
+	2,  // 22: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	3,  // 23: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	4,  // 24: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -2034,7 +2507,7 @@ func file_scheduler_taskpb_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   19,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

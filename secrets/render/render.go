@@ -45,7 +45,7 @@ type Facts struct {
 		Labels   map[string]string
 	}
 	Task struct {
-		ID string
+		ID, Name string
 		// 0 of global services.
 		Slot uint32
 	}

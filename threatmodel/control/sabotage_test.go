@@ -23,6 +23,10 @@ var sabotage = map[string]map[string]func(*world){
 		"one that root may have": func(w *world) {
 			w.change("proc/800/status", "CapPrm:\t0000000000000000", "CapPrm:\t0000000000000001")
 		},
+		"one that its node does not allow": func(w *world) {
+			w.task.Capabilities = 1 << 12
+			w.change("proc/800/status", "CapPrm:\t0000000000000000", "CapPrm:\t0000000000003000")
+		},
 		"no filter":      func(w *world) { w.change("proc/800/status", "Seccomp:\t2", "Seccomp:\t0") },
 		"new privileges": func(w *world) { w.change("proc/800/status", "NoNewPrivs:\t1", "NoNewPrivs:\t0") },
 		"another user":   func(w *world) { w.change("proc/800/status", "Uid:\t101000", "Uid:\t100000") },

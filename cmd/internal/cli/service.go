@@ -26,6 +26,8 @@ func (a *app) serviceCmd() *cobra.Command {
 type createFlags struct {
 	task                    taskFlags
 	rollout                 rolloutFlags
+	confine                 confineFlags
+	host                    hostFlag
 	wait                    waitFlags
 	name, mode              string
 	replicas                replicas
@@ -87,6 +89,9 @@ run the tasks.`,
 	f.StringVar(&cf.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	cf.task.add(f)
 	cf.rollout.add(f)
+	cf.confine.add(f, false)
+	cf.host.socket = &a.host
+	f.VarP(&cf.host, "host", "H", "NAME:ADDRESS, one more line of its /etc/hosts; or the node's socket, unix:///path/api.sock")
 	cf.sign.add(f)
 	cf.wait.add(f)
 	return c
@@ -145,7 +150,15 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 	if err := cf.rollout.apply(c.Flags(), spec); err != nil {
 		return nil, err
 	}
-	return spec, cf.task.apply(c.Flags(), spec.Task)
+	if err := cf.task.apply(c.Flags(), spec.Task); err != nil {
+		return nil, err
+	}
+	cf.confine.hosts = cf.host.lines
+	if err := cf.confine.apply(spec.Task.Container); err != nil {
+		return nil, err
+	}
+	templates(spec.Task.Container, false)
+	return spec, nil
 }
 
 // checkImage catches a misplaced flag or an empty name; the rest of the

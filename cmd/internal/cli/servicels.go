@@ -325,6 +325,9 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 		field(w, "Config", fileUseText(u, true))
 	}
 	field(w, "Registry auth", c.GetRegistryAuth())
+	for _, l := range confineFields(c) {
+		field(w, l[0], l[1])
+	}
 	field(w, "Constraints", strings.Join(t.GetConstraints(), ", "))
 	field(w, "Limits", resources(t.GetLimits()))
 	field(w, "Reserved", resources(t.GetReservations()))

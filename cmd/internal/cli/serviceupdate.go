@@ -14,6 +14,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -23,6 +24,7 @@ type updateFlags struct {
 	task                                taskFlags
 	rollout                             rolloutFlags
 	rollback                            bool
+	confine                             confineFlags
 	files                               fileFlags
 	wait                                waitFlags
 	image, args                         string
@@ -101,6 +103,7 @@ paused or rolled back.`,
 	f.BoolVar(&u.rollback, "rollback", false, "go back, as redoubt service rollback does")
 	u.task.add(f)
 	u.rollout.add(f)
+	u.confine.add(f, true)
 	u.sign.add(f)
 	u.wait.add(f)
 	return c
@@ -234,10 +237,14 @@ func (a *app) changeService(ctx context.Context, c *api, name string, sg *signer
 // apply changes spec by the flags that were given.
 func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *schedulerpb.ServiceSpec) (err error) {
 	task := spec.Task
+	looked := confine.Templated(task.Container)
 	if err := u.task.apply(c.Flags(), task); err != nil {
 		return err
 	}
 	if err := u.rollout.apply(c.Flags(), spec); err != nil {
+		return err
+	}
+	if err := u.confine.apply(task.Container); err != nil {
 		return err
 	}
 	if u.replicas.set {
@@ -276,6 +283,7 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 	task.Constraints = changeList(task.Constraints, u.constraintAdd, u.constraintRm)
 	spec.IngressConstraints = changeList(spec.IngressConstraints, u.entryAdd, u.entryRm)
 	u.changeMounts(task.Container)
+	templates(task.Container, looked)
 	if err := u.files.apply(task.Container); err != nil {
 		return err
 	}
@@ -300,70 +308,6 @@ func changeList(list, add, rm []string) []string {
 		}
 	}
 	return list
-}
-
-// changeNetworks takes networks as the service has them, by id, from what was
-// looked up before: names in flags were replaced by ids there.
-func (u *updateFlags) changeNetworks(c *cobra.Command, spec *schedulerpb.ServiceSpec) (err error) {
-	task := spec.Task
-	for _, text := range u.networkAdd {
-		n, err := parseNetworkUse(text)
-		if err != nil {
-			return err
-		}
-		if slices.ContainsFunc(u.networkRm, func(s string) bool { return u.networkID(s) == u.networkID(n.Network) }) {
-			return usagef("network %s is added and removed in one command", n.Network)
-		}
-		n.Network = u.networkID(n.Network)
-		task.Networks = slices.DeleteFunc(task.Networks, func(o *taskpb.NetworkUse) bool { return o.Network == n.Network })
-		task.Networks = append(task.Networks, n)
-	}
-	for _, text := range u.networkRm {
-		before := len(task.Networks)
-		task.Networks = slices.DeleteFunc(task.Networks, func(o *taskpb.NetworkUse) bool { return o.Network == u.networkID(text) })
-		if len(task.Networks) == before {
-			return failf(ExitError, "--network-rm %s: the service is not on that network: see `redoubt service inspect`", text)
-		}
-	}
-	if len(task.Networks) == 0 {
-		spec.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED
-	}
-	if c.Flags().Changed("endpoint-mode") {
-		spec.EndpointMode, err = endpointMode(u.endpointMode)
-	}
-	return err
-}
-
-// networkID is the id of a network that a flag names, once that was looked up.
-func (u *updateFlags) networkID(text string) string {
-	if id := u.networkIDs[text]; id != "" {
-		return id
-	}
-	return text
-}
-
-// lookUpNetworks finds the networks that the flags name.
-func (u *updateFlags) lookUpNetworks(ctx context.Context, api *api) error {
-	u.networkIDs = map[string]string{}
-	var refs []string
-	for _, text := range u.networkAdd {
-		n, err := parseNetworkUse(text)
-		if err != nil {
-			return err
-		}
-		refs = append(refs, n.Network)
-	}
-	for _, ref := range append(refs, u.networkRm...) {
-		all, err := api.ListNetworks(ctx, []string{ref})
-		if err != nil {
-			return err
-		}
-		if len(all) != 1 {
-			return failf(ExitError, "the managers answer of %d networks %s", len(all), printable(ref))
-		}
-		u.networkIDs[ref] = all[0].GetNetwork().GetId()
-	}
-	return nil
 }
 
 func (u *updateFlags) changeMounts(c *taskpb.ContainerSpec) {

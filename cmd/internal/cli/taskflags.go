@@ -34,7 +34,7 @@ func (t *taskFlags) add(f *pflag.FlagSet) {
 	f.StringVar(&t.hostname, "hostname", "", "host name in the container")
 	f.BoolVar(&t.readOnly, "read-only", false, "read-only root file system")
 	f.BoolVarP(&t.tty, "tty", "t", false, "give the container a terminal")
-	f.BoolVar(&t.init, "init", false, "not there yet: refused")
+	f.BoolVar(&t.init, "init", false, "start it under a program that reaps processes nobody waits for")
 	f.StringVar(&t.registryAuth, "registry-auth", "", "secret by which nodes get the image (made with --registry)")
 	f.StringVar(&t.stopSignal, "stop-signal", "", "signal that stops the container")
 	f.Var(&t.stopGrace, "stop-grace-period", "time before it is killed (default 10s)")
@@ -92,9 +92,6 @@ func (t *taskFlags) apply(f *pflag.FlagSet, spec *taskpb.TaskSpec) error {
 			return usagef("--entrypoint: %v", err)
 		}
 		c.Command = w
-	}
-	if t.init {
-		return usagef("--init is not there yet: use an image whose entrypoint reaps its children")
 	}
 	if t.limitPids < 0 {
 		return usagef("--limit-pids %d: give 0 or more", t.limitPids)

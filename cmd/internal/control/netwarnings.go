@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // What is stored as it was asked for, and probably not what was meant.
@@ -111,6 +113,76 @@ func aliasWarnings(r raftstore.Reader, sp *schedulerpb.ServiceSpec) (out []strin
 		}
 	}
 	return out
+}
+
+// nameWarnings tells what names mean otherwise than one might think.
+func nameWarnings(r raftstore.Reader, sp *schedulerpb.ServiceSpec) []string {
+	return slices.Concat(aliasWarnings(r, sp), hostWarnings(r, sp), dnsWarnings(r, sp))
+}
+
+// hostWarnings tells of lines of /etc/hosts that stand before names of the cluster: the
+// container finds them first.
+func hostWarnings(r raftstore.Reader, sp *schedulerpb.ServiceSpec) (out []string) {
+	lines := func(c *taskpb.ContainerSpec, name string) bool {
+		return slices.ContainsFunc(c.GetHosts(), func(h *taskpb.Host) bool { return strings.EqualFold(h.GetName(), name) })
+	}
+	mine := sp.GetTask().GetContainer()
+	if lines(mine, sp.GetName()) {
+		out = append(out, fmt.Sprintf("in its containers the host %s is what --host says, and not this service", sp.GetName()))
+	}
+	for _, u := range sp.GetTask().GetNetworks() {
+		n, err := meshstore.ResolveNetwork(r, u.GetNetwork())
+		if err != nil {
+			continue
+		}
+		for s := range schedstore.Services.By(r, "network", n.GetId()) {
+			name := s.GetSpec().GetName()
+			if name == sp.GetName() {
+				continue
+			}
+			for _, known := range append([]string{name}, addressAliases(s, n)...) {
+				if lines(mine, known) {
+					out = append(out, fmt.Sprintf("in its containers the host %s is what --host says, and not service %s of network %s", known, name, n.GetSpec().GetName()))
+				}
+			}
+			if lines(s.GetSpec().GetTask().GetContainer(), sp.GetName()) {
+				out = append(out, fmt.Sprintf("in containers of service %s the host %s is what its --host says, and not this service", name, sp.GetName()))
+			}
+			if len(out) >= maxNamed {
+				return out[:maxNamed]
+			}
+		}
+	}
+	return out
+}
+
+// dnsWarnings tells of servers that are never asked.
+func dnsWarnings(r raftstore.Reader, sp *schedulerpb.ServiceSpec) []string {
+	uses := sp.GetTask().GetNetworks()
+	if len(sp.GetTask().GetContainer().GetDns().GetServers()) == 0 || len(uses) == 0 {
+		return nil
+	}
+	for _, u := range uses {
+		if n, err := meshstore.ResolveNetwork(r, u.GetNetwork()); err != nil || !n.GetSpec().GetInternal() {
+			return nil
+		}
+	}
+	return []string{"its networks are internal, so that no names outside the cluster are asked for: what --dns says is of no use there"}
+}
+
+// checkServers refuses DNS servers of a service that are nodes: the node asks them in
+// the containers' stead, who must not reach what the cluster's nodes listen on.
+func checkServers(r raftstore.Reader, sp *schedulerpb.ServiceSpec) error {
+	servers := sp.GetTask().GetContainer().GetDns().GetServers()
+	if len(servers) == 0 {
+		return nil
+	}
+	for node := range schedstore.Nodes.All(r) {
+		if a := underlay(r, node); a.IsValid() && slices.Contains(servers, a.String()) {
+			return apierr.Invalid("leave it out to have the node's own resolvers asked", "DNS server %s is node %s, and containers reach nothing of the cluster's nodes", a, nodeName(r, node.GetId()))
+		}
+	}
+	return nil
 }
 
 func addressAliases(s *schedulerpb.Service, n *meshpb.Network) []string {

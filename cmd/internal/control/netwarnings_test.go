@@ -9,6 +9,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // TestNetworkWarnings: what is stored as asked for, and not meant, is said.
@@ -68,4 +69,55 @@ func TestNetworkWarnings(t *testing.T) {
 	}
 	has("a policy of services that are there", policy("good", "front", "web", "thief"))
 	has("a policy without effect", policy("idle", "lan", "web", "later"), "network lan was not made with --default-deny", "no service later is on network lan")
+}
+
+// TestNamesAndServers: what --host hides is said, to who hides it and to who is hidden;
+// servers that are nodes are refused, and those that nobody asks are a warning.
+func TestNamesAndServers(t *testing.T) {
+	w := newWorld(t)
+	if err := w.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+		return schedstore.SetNodeState(tx, w.worker, schedulerpb.NodeState_NODE_STATE_READY, "", "10.77.3.9")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for name, internal := range map[string]bool{"front": false, "back": true} {
+		if _, err := w.api.CreateNetwork(t.Context(), &controlpb.CreateNetworkRequest{Spec: &meshpb.NetworkSpec{Name: name, DefaultDeny: true, Internal: internal}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create := func(name, network string, change func(*taskpb.ContainerSpec)) (string, error) {
+		sp := w.on(name, network)
+		change(sp.Task.Container)
+		r, err := w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: sp})
+		return strings.Join(r.GetWarnings(), "; "), err
+	}
+	nothing := func(*taskpb.ContainerSpec) {}
+	hosts := func(name string) func(*taskpb.ContainerSpec) {
+		return func(c *taskpb.ContainerSpec) { c.Hosts = []*taskpb.Host{{Name: name, Address: "192.0.2.1"}} }
+	}
+	servers := func(s string) func(*taskpb.ContainerSpec) {
+		return func(c *taskpb.ContainerSpec) { c.Dns = &taskpb.DNS{Servers: []string{s}} }
+	}
+	for _, tc := range []struct {
+		name, network string
+		change        func(*taskpb.ContainerSpec)
+		want          string
+	}{
+		{"db", "front", nothing, ""},
+		{"web", "front", hosts("DB"), "the host db is what --host says, and not service db of network front"},
+		{"elsewhere", "back", hosts("db"), ""},
+		{"self", "front", hosts("self"), "and not this service"},
+		{"later", "front", hosts("cache"), ""},
+		{"cache", "front", nothing, "in containers of service later the host cache"},
+		{"asks", "front", servers("192.0.2.53"), ""},
+		{"deaf", "back", servers("192.0.2.53"), "is of no use there"},
+	} {
+		got, err := create(tc.name, tc.network, tc.change)
+		if err != nil || tc.want == "" && strings.Contains(got, "host") || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %q %v, want %q", tc.name, got, err, tc.want)
+		}
+	}
+	if _, err := create("sly", "front", servers("10.77.3.9")); err == nil || !strings.Contains(err.Error(), "is node worker-1") {
+		t.Errorf("a node as a server: %v", err)
+	}
 }

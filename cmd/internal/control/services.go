@@ -37,7 +37,7 @@ func (s *Server) CreateService(ctx context.Context, req *controlpb.CreateService
 		return nil, err
 	}
 	resp := &controlpb.CreateServiceResponse{Id: id, Warnings: warnings}
-	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return aliasWarnings(r, sp.Spec()) })
+	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return nameWarnings(r, sp.Spec()) })
 	return resp, nil
 }
 
@@ -69,7 +69,7 @@ func (s *Server) UpdateService(ctx context.Context, req *controlpb.UpdateService
 		return nil, err
 	}
 	resp := &controlpb.UpdateServiceResponse{Id: old.GetId(), Warnings: warnings}
-	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return aliasWarnings(r, sp.Spec()) })
+	s.warn(ctx, &resp.Warnings, func(r raftstore.Reader) []string { return nameWarnings(r, sp.Spec()) })
 	return resp, nil
 }
 
@@ -175,6 +175,9 @@ func (s *Server) admit(ctx context.Context, sp, old *schedulerpb.ServiceSpec) (a
 	}
 	if admitted, err = spec.Admit(sp); err != nil {
 		return admitted, nil, apierr.Invalid("", "%v", err)
+	}
+	if err := s.view(ctx, func(r *raftstore.ReadTx) error { return checkServers(r, admitted.Spec()) }); err != nil {
+		return admitted, nil, err
 	}
 	c := admitted.Spec().GetTask().GetContainer()
 	was := old.GetTask().GetContainer()

@@ -426,7 +426,10 @@ type Sandbox struct {
 	// One of its networks is not internal: other names are forwarded.
 	Forward bool `protobuf:"varint,5,opt,name=forward,proto3" json:"forward,omitempty"`
 	// Domains that resolv.conf makes the sandbox try after a name.
-	Search        []string `protobuf:"bytes,6,rep,name=search,proto3" json:"search,omitempty"`
+	Search []string `protobuf:"bytes,6,rep,name=search,proto3" json:"search,omitempty"`
+	// Asked in the place of the node's resolvers; none: those. Addresses that are
+	// neither the node's nor the cluster's.
+	Upstreams     []string `protobuf:"bytes,7,rep,name=upstreams,proto3" json:"upstreams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -499,6 +502,13 @@ func (x *Sandbox) GetForward() bool {
 func (x *Sandbox) GetSearch() []string {
 	if x != nil {
 		return x.Search
+	}
+	return nil
+}
+
+func (x *Sandbox) GetUpstreams() []string {
+	if x != nil {
+		return x.Upstreams
 	}
 	return nil
 }
@@ -1311,7 +1321,7 @@ const file_mesh_named_namedpb_named_proto_rawDesc = "" +
 	"\tresolvers\x18\a \x01(\v2\x1b.redoubt.named.v1.ResolversR\tresolvers\"E\n" +
 	"\tResolvers\x12\x1c\n" +
 	"\tupstreams\x18\x01 \x03(\tR\tupstreams\x12\x1a\n" +
-	"\binternal\x18\x02 \x03(\tR\binternal\"\xaf\x01\n" +
+	"\binternal\x18\x02 \x03(\tR\binternal\"\xcd\x01\n" +
 	"\aSandbox\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1a\n" +
 	"\bhostname\x18\x02 \x01(\tR\bhostname\x12\x1f\n" +
@@ -1319,7 +1329,8 @@ const file_mesh_named_namedpb_named_proto_rawDesc = "" +
 	"networkIds\x12\x1c\n" +
 	"\taddresses\x18\x04 \x03(\tR\taddresses\x12\x18\n" +
 	"\aforward\x18\x05 \x01(\bR\aforward\x12\x16\n" +
-	"\x06search\x18\x06 \x03(\tR\x06search\"j\n" +
+	"\x06search\x18\x06 \x03(\tR\x06search\x12\x1c\n" +
+	"\tupstreams\x18\a \x03(\tR\tupstreams\"j\n" +
 	"\aNetwork\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\asubnets\x18\x02 \x03(\tR\asubnets\x125\n" +

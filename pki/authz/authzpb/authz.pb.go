@@ -245,8 +245,8 @@ type Verb struct {
 	// Where none is named nothing is done.
 	Each bool `protobuf:"varint,4,opt,name=each,proto3" json:"each,omitempty"`
 	// Fields of the request that must all have these values: "root=true",
-	// "role!=ROLE_MANAGER"; of a message only whether it is there: "slot!=". None: it
-	// always holds.
+	// "role!=ROLE_MANAGER"; of a message, or of what is repeated, only whether it is
+	// there: "slot!=", also within messages: "spec.task!=". None: it always holds.
 	When []string `protobuf:"bytes,5,rep,name=when,proto3" json:"when,omitempty"`
 	// Policies may ask that several people are for it. So the same thing is the same
 	// request each time but for what is fresh, nothing in it is secret, and what it does

@@ -31,8 +31,8 @@ import (
 
 const userSuffix = ".user"
 
-// maxPins bounds the pinned bind sources of a task: 64 and a program of ours.
-const maxPins = 65
+// maxPins bounds the pinned bind sources of a task: 64 and two programs of the node's.
+const maxPins = 66
 
 // IDMap maps container ids 0 to Size-1, for users and groups, to host ids from
 // Base on.

@@ -11,8 +11,11 @@
 //     become another user. NET_RAW, MKNOD, SETFCAP, AUDIT_WRITE, SYS_CHROOT and
 //     SETPCAP, which other runtimes give, are not among them. NET_BIND_SERVICE is not
 //     needed since every port may be bound. Another user than root holds none;
-//   - no_new_privs, the default seccomp filter, masked and read-only paths;
-//   - devices are null, zero, full, random, urandom, tty and a pty multiplexer;
+//     What was added is held by any user, and what was dropped by none;
+//   - no_new_privs, the default seccomp filter or one that the node has, masked and
+//     read-only paths;
+//   - devices are null, zero, full, random, urandom, tty and a pty multiplexer, and
+//     those that the node allows;
 //   - a bound on processes always, on memory and CPU on request, no swap beyond
 //     the memory limit;
 //   - tmpfs and bind mounts with nosuid and nodev;
@@ -23,12 +26,14 @@ package ocispec
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"strings"
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/places"
 )
 
@@ -41,6 +46,16 @@ type Container struct {
 	Hostname string
 	ReadOnly bool
 	Terminal bool
+	// Held are the capabilities of its first process.
+	Held []string
+	// Seccomp is a filter of system calls in the place of the default one; Unconfined:
+	// there is none.
+	Seccomp    *specs.LinuxSeccomp
+	Unconfined bool
+	Sysctls    map[string]string
+	Devices    []Device
+	// Init is a program that is its first process, and starts Args; empty: none.
+	Init string
 
 	UserNS, NetNS string
 	IDBase        uint32
@@ -67,6 +82,17 @@ type Container struct {
 // RelayProgram is where the container has it: nothing of an image is there.
 const RelayProgram = "/dev/redoubt-proxy"
 
+// InitProgram is where the container has its init.
+const InitProgram = "/dev/redoubt-init"
+
+// Device is one of the node's, at Source there.
+type Device struct {
+	Source, Target string
+	Access         string
+	Type           string // c or b
+	Major, Minor   int64
+}
+
 // Where a container has the Workload API, and how it is told. The variable is no
 // secret.
 const (
@@ -88,8 +114,6 @@ type Mount struct {
 // which Debian protects more than redoubtd (-999): a container without a limit would
 // end everything else first. To raise it needs no privilege.
 const outOfMemory = 200
-
-var rootCapabilities = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"}
 
 var maskedPaths = []string{
 	"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kallsyms", "/proc/kmsg",
@@ -120,14 +144,23 @@ func Build(c Container) (*specs.Spec, error) {
 		// A descriptor that the runtime holds open there could lead out.
 		return nil, fmt.Errorf("working directory %q lies in /proc: choose another", c.Cwd)
 	}
+	for _, g := range c.User.AdditionalGids {
+		if g >= c.IDSize {
+			return nil, fmt.Errorf("group %d lies outside the user namespace of %d ids", g, c.IDSize)
+		}
+	}
+	args := c.Args
+	if c.Init != "" {
+		args = append([]string{InitProgram, "--"}, args...)
+	}
 	first := outOfMemory
 	process := specs.Process{
 		OOMScoreAdj: &first,
-		Terminal:    c.Terminal, User: c.User, Args: c.Args, Env: c.Env, Cwd: c.Cwd,
+		Terminal:    c.Terminal, User: c.User, Args: args, Env: c.Env, Cwd: c.Cwd,
 		NoNewPrivileges: true,
-		Capabilities:    capabilities(c.User.UID),
+		Capabilities:    capabilities(c.User.UID, c.Held),
 		// No Rlimits: they are containerd's, in a user namespace none can be
-		// raised, and rund takes core dumps away itself.
+		// raised, and rund sets them itself: core dumps are taken away.
 	}
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: c.IDBase, Size: c.IDSize}}
 	s := &specs.Spec{
@@ -144,27 +177,44 @@ func Build(c Container) (*specs.Spec, error) {
 				{Type: specs.MountNamespace}, {Type: specs.PIDNamespace}, {Type: specs.IPCNamespace},
 				{Type: specs.UTSNamespace}, {Type: specs.CgroupNamespace},
 			},
-			// Root in a user namespace could otherwise not serve port 80, nor
-			// anybody ping, without capabilities that allow much more.
-			Sysctl: map[string]string{
-				"net.ipv4.ip_unprivileged_port_start": "0",
-				"net.ipv4.ping_group_range":           fmt.Sprintf("0 %d", c.IDSize-1),
-			},
+			Sysctl:        sysctls(c),
 			CgroupsPath:   c.CgroupsPath,
 			Resources:     resources(c),
 			MaskedPaths:   maskedPaths,
 			ReadonlyPaths: readonlyPaths,
 		},
 	}
-	s.Linux.Seccomp = seccomp.DefaultProfile(s)
+	switch {
+	case c.Unconfined:
+	case c.Seccomp != nil:
+		s.Linux.Seccomp = c.Seccomp
+	default:
+		s.Linux.Seccomp = seccomp.DefaultProfile(s) // of the capabilities
+	}
 	return s, nil
 }
 
-func capabilities(uid uint32) *specs.LinuxCapabilities {
-	if uid != 0 {
+// sysctls: root in a user namespace could otherwise not serve port 80, nor anybody ping,
+// without capabilities that allow much more.
+func sysctls(c Container) map[string]string {
+	out := map[string]string{
+		confine.PortStart:           "0",
+		"net.ipv4.ping_group_range": fmt.Sprintf("0 %d", c.IDSize-1),
+	}
+	maps.Copy(out, c.Sysctls)
+	return out
+}
+
+// capabilities of another user than root are ambient: no file of an image gives any, and
+// those of root would be gone once it becomes that user.
+func capabilities(uid uint32, held []string) *specs.LinuxCapabilities {
+	if len(held) == 0 {
 		return &specs.LinuxCapabilities{}
 	}
-	return &specs.LinuxCapabilities{Bounding: rootCapabilities, Permitted: rootCapabilities, Effective: rootCapabilities}
+	if uid != 0 {
+		return &specs.LinuxCapabilities{Bounding: held, Permitted: held, Effective: held, Inheritable: held, Ambient: held}
+	}
+	return &specs.LinuxCapabilities{Bounding: held, Permitted: held, Effective: held}
 }
 
 func mounts(c Container) []specs.Mount {
@@ -186,6 +236,12 @@ func mounts(c Container) []specs.Mount {
 	}
 	if c.Relay != "" {
 		m = append(m, bind(c.Relay, RelayProgram, true))
+	}
+	if c.Init != "" {
+		m = append(m, bind(c.Init, InitProgram, true))
+	}
+	for _, d := range c.Devices {
+		m = append(m, specs.Mount{Destination: d.Target, Type: "bind", Source: d.Source, Options: []string{"bind", "rprivate", "nosuid", "noexec"}})
 	}
 	for _, u := range c.Mounts {
 		if u.Source != "" {
@@ -227,6 +283,9 @@ func resources(c Container) *specs.LinuxResources {
 	r := &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: &c.Pids}, CPU: &specs.LinuxCPU{}}
 	// Access to devices: the runtime adds the default ones to this refusal.
 	r.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	for _, d := range c.Devices {
+		r.Devices = append(r.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: d.Access})
+	}
 	if c.MemoryBytes > 0 {
 		r.Memory = &specs.LinuxMemory{Limit: &c.MemoryBytes, Swap: &c.MemoryBytes}
 	}

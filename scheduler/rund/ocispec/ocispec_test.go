@@ -6,10 +6,12 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 )
 
 func minimal() Container {
-	return Container{Args: []string{"/x"}, Cwd: "/", IDBase: 1 << 30, IDSize: 65536, UserNS: "/u", NetNS: "/n", CgroupsPath: "/p/t", Pids: 10}
+	return Container{Args: []string{"/x"}, Cwd: "/", IDBase: 1 << 30, IDSize: 65536, UserNS: "/u", NetNS: "/n", CgroupsPath: "/p/t", Pids: 10, Held: confine.DefaultCapabilities}
 }
 
 func TestNothingIsShared(t *testing.T) {

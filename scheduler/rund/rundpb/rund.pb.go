@@ -485,6 +485,9 @@ type TaskDesired struct {
 	// Processes in its container that put PROXY protocol headers before connections,
 	// from when its program runs until its container ends. Absent: as before.
 	Relays *Relays `protobuf:"bytes,10,opt,name=relays,proto3" json:"relays,omitempty"`
+	// What its container's templates say; absent: it has none. Recorded with the
+	// container.
+	Facts *taskpb.FileFacts `protobuf:"bytes,11,opt,name=facts,proto3" json:"facts,omitempty"`
 	// A redoubt.lock.v1.Signed: who wants it to run so. Empty: nobody said.
 	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -587,6 +590,13 @@ func (x *TaskDesired) GetLocalNetworks() []*LocalNetwork {
 func (x *TaskDesired) GetRelays() *Relays {
 	if x != nil {
 		return x.Relays
+	}
+	return nil
+}
+
+func (x *TaskDesired) GetFacts() *taskpb.FileFacts {
+	if x != nil {
+		return x.Facts
 	}
 	return nil
 }
@@ -1278,6 +1288,8 @@ type TaskActual struct {
 	LocalAttachments []*LocalAttachment `protobuf:"bytes,14,rep,name=local_attachments,json=localAttachments,proto3" json:"local_attachments,omitempty"`
 	// While its program runs: those desired.
 	Relays []*RelayState `protobuf:"bytes,15,rep,name=relays,proto3" json:"relays,omitempty"`
+	// Of its container, once that is made.
+	Hostname string `protobuf:"bytes,16,opt,name=hostname,proto3" json:"hostname,omitempty"`
 	// What was delivered to it last, in that order, and is there; none of what ended.
 	Files []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
 	// It waits for a first delivery.
@@ -1419,6 +1431,13 @@ func (x *TaskActual) GetRelays() []*RelayState {
 		return x.Relays
 	}
 	return nil
+}
+
+func (x *TaskActual) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
 }
 
 func (x *TaskActual) GetFiles() []*taskpb.FileVersion {
@@ -2337,7 +2356,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
 	"\x12NetworkErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb8\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xea\x03\n" +
 	"\vTaskDesired\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.redoubt.rund.v1.PhaseR\x05phase\x12\x1d\n" +
@@ -2350,7 +2369,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\akill_at\x18\b \x01(\x03R\x06killAt\x12D\n" +
 	"\x0elocal_networks\x18\t \x03(\v2\x1d.redoubt.rund.v1.LocalNetworkR\rlocalNetworks\x12/\n" +
 	"\x06relays\x18\n" +
-	" \x01(\v2\x17.redoubt.rund.v1.RelaysR\x06relays\x12\x16\n" +
+	" \x01(\v2\x17.redoubt.rund.v1.RelaysR\x06relays\x120\n" +
+	"\x05facts\x18\v \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\x12\x16\n" +
 	"\x06signed\x18< \x01(\fR\x06signed\"8\n" +
 	"\x06Relays\x12.\n" +
 	"\x06relays\x18\x01 \x03(\v2\x16.redoubt.rund.v1.RelayR\x06relays\"\x87\x01\n" +
@@ -2397,7 +2417,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\rWatchResponse\x12\x1a\n" +
 	"\bcomplete\x18\x01 \x01(\bR\bcomplete\x121\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1b.redoubt.rund.v1.TaskActualR\x05tasks\x12\x18\n" +
-	"\aremoved\x18\x03 \x03(\tR\aremoved\"\x94\x05\n" +
+	"\aremoved\x18\x03 \x03(\tR\aremoved\"\xb0\x05\n" +
 	"\n" +
 	"TaskActual\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -2416,7 +2436,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\amessage\x18\f \x01(\tR\amessage\x12/\n" +
 	"\x06health\x18\r \x01(\x0e2\x17.redoubt.rund.v1.HealthR\x06health\x12M\n" +
 	"\x11local_attachments\x18\x0e \x03(\v2 .redoubt.rund.v1.LocalAttachmentR\x10localAttachments\x123\n" +
-	"\x06relays\x18\x0f \x03(\v2\x1b.redoubt.rund.v1.RelayStateR\x06relays\x122\n" +
+	"\x06relays\x18\x0f \x03(\v2\x1b.redoubt.rund.v1.RelayStateR\x06relays\x12\x1a\n" +
+	"\bhostname\x18\x10 \x01(\tR\bhostname\x122\n" +
 	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\x12\x1f\n" +
 	"\vwants_files\x183 \x01(\bR\n" +
 	"wantsFiles\"~\n" +
@@ -2562,11 +2583,11 @@ var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(*taskpb.Feature)(nil),        // 41: redoubt.task.v1.Feature
 	(*taskpb.Storage)(nil),        // 42: redoubt.task.v1.Storage
 	(*taskpb.TaskSpec)(nil),       // 43: redoubt.task.v1.TaskSpec
-	(*lockpb.Chain)(nil),          // 44: redoubt.lock.v1.Chain
-	(*lockpb.State)(nil),          // 45: redoubt.lock.v1.State
-	(*taskpb.FileVersion)(nil),    // 46: redoubt.task.v1.FileVersion
-	(*taskpb.DeliveredFile)(nil),  // 47: redoubt.task.v1.DeliveredFile
-	(*taskpb.FileFacts)(nil),      // 48: redoubt.task.v1.FileFacts
+	(*taskpb.FileFacts)(nil),      // 44: redoubt.task.v1.FileFacts
+	(*lockpb.Chain)(nil),          // 45: redoubt.lock.v1.Chain
+	(*lockpb.State)(nil),          // 46: redoubt.lock.v1.State
+	(*taskpb.FileVersion)(nil),    // 47: redoubt.task.v1.FileVersion
+	(*taskpb.DeliveredFile)(nil),  // 48: redoubt.task.v1.DeliveredFile
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
 	40, // 0: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
@@ -2580,52 +2601,53 @@ var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
 	16, // 8: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
 	14, // 9: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
 	9,  // 10: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
-	10, // 11: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
-	44, // 12: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
-	45, // 13: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
-	10, // 14: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
-	38, // 15: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
-	19, // 16: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 17: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	16, // 18: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	43, // 19: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 20: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	15, // 21: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
-	13, // 22: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
-	46, // 23: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
-	39, // 24: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	47, // 25: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
-	48, // 26: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
-	46, // 27: redoubt.rund.v1.TaskFiles.files:type_name -> redoubt.task.v1.FileVersion
-	4,  // 28: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	6,  // 29: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	17, // 30: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	20, // 31: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	22, // 32: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	24, // 33: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
-	26, // 34: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	28, // 35: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
-	30, // 36: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
-	33, // 37: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
-	2,  // 38: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
-	11, // 39: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
-	5,  // 40: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	7,  // 41: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	18, // 42: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	21, // 43: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	23, // 44: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	25, // 45: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
-	27, // 46: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	29, // 47: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
-	31, // 48: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
-	34, // 49: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
-	3,  // 50: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
-	12, // 51: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
-	40, // [40:52] is the sub-list for method output_type
-	28, // [28:40] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	44, // 11: redoubt.rund.v1.TaskDesired.facts:type_name -> redoubt.task.v1.FileFacts
+	10, // 12: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
+	45, // 13: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
+	46, // 14: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
+	10, // 15: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
+	38, // 16: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	19, // 17: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 18: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	16, // 19: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	43, // 20: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 21: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	15, // 22: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
+	13, // 23: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
+	47, // 24: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
+	39, // 25: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	48, // 26: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
+	44, // 27: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
+	47, // 28: redoubt.rund.v1.TaskFiles.files:type_name -> redoubt.task.v1.FileVersion
+	4,  // 29: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	6,  // 30: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	17, // 31: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	20, // 32: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	22, // 33: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	24, // 34: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
+	26, // 35: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	28, // 36: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
+	30, // 37: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
+	33, // 38: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
+	2,  // 39: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
+	11, // 40: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
+	5,  // 41: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	7,  // 42: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	18, // 43: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	21, // 44: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	23, // 45: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	25, // 46: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
+	27, // 47: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	29, // 48: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
+	31, // 49: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
+	34, // 50: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
+	3,  // 51: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
+	12, // 52: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
+	41, // [41:53] is the sub-list for method output_type
+	29, // [29:41] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }

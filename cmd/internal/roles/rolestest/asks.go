@@ -126,10 +126,20 @@ func asksOf(md protoreflect.MethodDescriptor, rule *authzpb.Rule) (out []Ask, _ 
 func meet(request protoreflect.Message, condition string) error {
 	field, value, _ := strings.Cut(condition, "=")
 	field, not := strings.CutSuffix(field, "!")
+	if in, rest, within := strings.Cut(condition, "."); within {
+		f := request.Descriptor().Fields().ByName(protoreflect.Name(in))
+		if f == nil || f.Message() == nil || f.IsList() {
+			return fmt.Errorf("%q is of no field", condition)
+		}
+		return meet(request.Mutable(f).Message(), rest)
+	}
 	f := request.Descriptor().Fields().ByName(protoreflect.Name(field))
 	switch {
 	case f == nil:
 		return fmt.Errorf("%q is of no field", condition)
+	case f.IsList() && not:
+		name(request, []string{field})
+	case f.IsList(): // it is empty
 	case f.Message() != nil && not:
 		request.Set(f, request.NewField(f))
 	case f.Kind() == protoreflect.BoolKind:

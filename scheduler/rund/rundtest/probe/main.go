@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,6 +21,17 @@ func main() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+func zombies() (n int) {
+	all, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, f := range all {
+		b, _ := os.ReadFile(f)
+		if _, after, ok := strings.Cut(string(b), ") "); ok && strings.HasPrefix(after, "Z") {
+			n++
+		}
+	}
+	return n
 }
 
 func run(verb string, args []string) error {
@@ -147,6 +159,35 @@ func run(verb string, args []string) error {
 		fmt.Println("chown:", os.Chown("/dev/shm", 1000, 1000))
 		_, err = os.OpenFile("/dev/stdout", os.O_WRONLY, 0)
 		fmt.Println("stdout:", err)
+		return nil
+	case "orphan": // leave a process to the first one, and count those that stay dead
+		p, err := os.StartProcess("/probe", []string{"/probe", "leave"}, &os.ProcAttr{})
+		if err != nil {
+			return err
+		}
+		if _, err := p.Wait(); err != nil {
+			return err
+		}
+		n := 0
+		for range 20 { // until they are gone, or 2 s
+			time.Sleep(100 * time.Millisecond)
+			if n = zombies(); n == 0 {
+				break
+			}
+		}
+		fmt.Println("zombies:", n, "pid:", os.Getpid())
+		return nil
+	case "leave":
+		_, err := os.StartProcess("/probe", []string{"/probe", "exit", "0"}, &os.ProcAttr{})
+		return err
+	case "open": // devices
+		for _, f := range args {
+			d, err := os.OpenFile(f, os.O_RDWR, 0)
+			if err == nil {
+				_, err = d.Write([]byte("x"))
+			}
+			fmt.Printf("%s: %v\n", f, err)
+		}
 		return nil
 	case "listen": // on a port, any address
 		l, err := net.Listen("tcp", ":"+args[0])
