@@ -315,6 +315,10 @@ bench-report: bench-build ## compliance reports: a lab of five nodes with SERVIC
 	REDOUBT_REPORT_SERVICES=$(or $(SERVICES),100) REDOUBT_REPORT_ROUNDS=$(or $(ROUNDS),5) REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 30m -run '^TestReportTimes$$' ./cmd/internal/e2e/
 	out/bench/sim --bin bin --managers 3 --agents $(or $(NODES),500) --tasks $(or $(NODES),500) --rest 0 --reports $(or $(ROUNDS),5)
 
+.PHONY: bench-stack
+bench-stack: bench-build ## stack deploy, the same again and stack rm, on a lab of five nodes with SERVICES=30, ROUNDS=5 (root)
+	REDOUBT_STACK_SERVICES=$(or $(SERVICES),30) REDOUBT_STACK_ROUNDS=$(or $(ROUNDS),5) REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 30m -run '^TestStackTimes$$' ./cmd/internal/e2e/
+
 .PHONY: bench-peers
 bench-peers: PEERS := 1
 bench-peers: bench-build ## all of these with all peers in one run, ROUNDS=5 each; the log is out/bench/peers.log (root)

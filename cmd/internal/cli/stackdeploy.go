@@ -112,7 +112,7 @@ func (a *app) planStack(ctx context.Context, c *api, want *stack.Stack, d *deplo
 	if err != nil {
 		return nil, err
 	}
-	plan, err := stack.Make(want, have, d.prune, key)
+	plan, err := stack.Make(want, have, stack.Options{Prune: d.prune, Sign: d.sign.with != "", Key: key})
 	if err != nil {
 		return nil, a.stackErrors(err, "nothing was done")
 	}

@@ -42,6 +42,7 @@ func (a *app) convergeAll(ctx context.Context, services map[string]string, updat
 	for i, name := range names {
 		g.Go(func() error {
 			w := w
+			w.follows = followsTasks
 			if updated[services[name]] {
 				w.follows = followsUpdate
 			}

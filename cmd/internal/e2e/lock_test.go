@@ -38,6 +38,7 @@ func TestDeploymentLock(t *testing.T) {
 		{"what was signed before does not come back", (*lockStory).replayed},
 		{"a config has the content that was signed", (*lockStory).config},
 		{"a change goes on from what was signed last", (*lockStory).base},
+		{"a stack is signed, with what its configs hold", (*lockStory).stack},
 		{"redoubtd and managers cannot take the lock away", (*lockStory).kept},
 		{"who joins by a token is told by it", (*lockStory).joined},
 	} {
@@ -139,6 +140,36 @@ func (s *lockStory) signed() {
 		s.t.Fatal(r)
 	}
 	tasks.has(tasks.process(tasks.only("web")), "/run/secrets/token", "hunter3")
+}
+
+// stack: a stack's services are signed as one is, again where a config holds something
+// else, and when they go back.
+func (s *lockStory) stack() {
+	deploy := func(level, motd string, more ...string) result {
+		file := filepath.Join(s.dir, "compose.yml")
+		text := fmt.Sprintf("services:\n  web:\n    image: %s\n    environment: {LEVEL: %s}\n    configs: [motd]\n    deploy: {placement: {constraints: [node.hostname==worker-1]}}\nconfigs: {motd: {content: %s}}\n", s.image, level, motd)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+		return s.deploy(append([]string{"stack", "deploy", "-c", file, "lab"}, more...)...)
+	}
+	story := &secretStory{cluster: s.cluster}
+	for _, c := range [][]string{{"low", "hello"}, {"high", "hello"}, {"high", "goodbye"}} {
+		if r := deploy(c[0], c[1], "--sign-with", "ann"); r.code != 0 {
+			s.t.Fatal(r)
+		}
+		story.has(story.process(story.only("lab_web")), "/motd", c[1])
+	}
+	if r := deploy("high", "goodbye", "--sign-with", "ann"); r.code != 0 || r.stdout != "all is as the files say\n" {
+		s.t.Errorf("the same again: %v", r)
+	}
+	if r := deploy("low", "goodbye", "-q", "--timeout", "10s"); r.code != 3 {
+		s.t.Errorf("what nobody signed: %v", r)
+	}
+	if r := deploy("high", "goodbye", "--sign-with", "ann", "--sign-as-is"); r.code != 0 {
+		s.t.Errorf("signed again: %v", r)
+	}
+	s.done("stack", "rm", "lab")
 }
 
 func (s *lockStory) unsigned() {

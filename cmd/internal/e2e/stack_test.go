@@ -200,6 +200,16 @@ func (s *stackStory) agents() {
 	if got := s.ok("manager-1", "service", "inspect", "ops_probe", "--format", "{{.service.spec.labels.team}} {{.service.spec.task.container.labels.kind}} {{.service.spec.task.identity.none}}"); got != "ops probe true\n" {
 		s.t.Errorf("it is %s", got)
 	}
+	for _, task := range s.serving("ops_probe") {
+		p := "/proc/" + s.process(task)
+		for file, want := range map[string]string{
+			"environ": "\x00WHERE=" + task.Node + "\x00", "root/etc/hosts": "10.0.0.7", "limits": " 1024                 files", // the bound: Go raises its own
+		} {
+			if b, err := os.ReadFile(filepath.Join(p, file)); err != nil || !strings.Contains("\x00"+string(b), want) {
+				s.t.Errorf("%s of %s has no %q: %q, %v", file, task.Name, want, b, err)
+			}
+		}
+	}
 }
 
 func (s *stackStory) layers() {

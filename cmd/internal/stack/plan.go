@@ -15,6 +15,7 @@ import (
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
@@ -99,20 +100,29 @@ func (p *Plan) Running(done *Applied) map[string]string {
 	return out
 }
 
-// planner is a plan that is being made.
-type planner struct {
-	want  *Stack
-	have  *Cluster
-	prune bool
-	key   FingerprintKey
-	plan  *Plan
-	errs  []error
+// Options say how a plan is made.
+type Options struct {
+	// Prune: what the stack has beside what is wanted is removed.
+	Prune bool
+	// Sign: services are signed, each for what its configs hold.
+	Sign bool
+	// Key is that of ids of secrets' versions.
+	Key FingerprintKey
 }
 
-// Make plans what makes have what is wanted. With prune, what the stack has beside
-// that is removed. The errors say all that is in the way, sorted.
-func Make(want *Stack, have *Cluster, prune bool, key FingerprintKey) (*Plan, error) {
-	p := &planner{want: want, have: have, prune: prune, key: key, plan: &Plan{Stack: want.Name, Steps: []Step{}}}
+// planner is a plan that is being made.
+type planner struct {
+	Options
+	want *Stack
+	have *Cluster
+	plan *Plan
+	errs []error
+}
+
+// Make plans what makes have what is wanted. The errors say all that is in the way,
+// sorted.
+func Make(want *Stack, have *Cluster, o Options) (*Plan, error) {
+	p := &planner{Options: o, want: want, have: have, plan: &Plan{Stack: want.Name, Steps: []Step{}}}
 	for _, n := range want.Networks {
 		p.network(n)
 	}
@@ -204,7 +214,7 @@ func (p *planner) secret(want Secret) {
 		}
 		s.Action, s.id, s.was = Update, have.GetId(), have.GetCurrent()
 		s.Changes = []string{"data: another version"}
-		id := p.key.Version(have.GetId(), want.Data)
+		id := p.Key.Version(have.GetId(), want.Data)
 		for _, v := range have.GetVersions() {
 			switch {
 			case v.GetId() != id:
@@ -280,12 +290,27 @@ func (p *planner) service(want *schedulerpb.ServiceSpec) {
 		now := p.have.asStored(want, have.GetSpec())
 		if !proto.Equal(now, have.GetSpec()) {
 			s.Action, s.Changes = Update, changes(have.GetSpec(), now)
+		}
+		if renewed := p.renewed(want); p.Sign && len(renewed) > 0 {
+			s.Action, s.Changes = Update, append(s.Changes, "signed for what is in "+strings.Join(renewed, ", "))
+		}
+		if s.Action == Update {
 			// What is not in the files of it, and would be asked for anew.
 			s.service = proto.CloneOf(want)
 			s.service.Task.Force = have.GetSpec().GetTask().GetForce()
 		}
 	}
 	p.add(s)
+}
+
+// renewed are the configs of a service that get other data.
+func (p *planner) renewed(want *schedulerpb.ServiceSpec) (out []string) {
+	for _, s := range p.plan.Steps {
+		if s.Kind == KindConfig && s.Action == Update && slices.ContainsFunc(want.GetTask().GetContainer().GetConfigs(), func(u *taskpb.FileUse) bool { return u.GetSource() == s.Name }) {
+			out = append(out, "config "+s.Name)
+		}
+	}
+	return out
 }
 
 // named refuses a service that names what is not there and will not be.
@@ -322,7 +347,7 @@ func (p *planner) rest() {
 		if slices.ContainsFunc(p.plan.Steps, func(o Step) bool { return o.Kind == s.Kind && o.Name == s.Name }) {
 			continue
 		}
-		if !p.prune {
+		if !p.Prune {
 			s.Action = Leave
 		}
 		p.add(s)

@@ -117,7 +117,7 @@ func TestPlan(t *testing.T) {
 		s := shop()
 		have := stored(t, shop(), key)
 		c.change(s, have)
-		p, err := Make(s, have, c.prune, key)
+		p, err := Make(s, have, Options{Prune: c.prune, Key: key})
 		if want, refused := strings.CutPrefix(c.want, "!"); refused {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%s: %v; want %s", c.name, err, want)
@@ -143,6 +143,21 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// TestSignedForConfigs: where services are signed, one whose config gets other data is
+// signed again, for that.
+func TestSignedForConfigs(t *testing.T) {
+	key := NewFingerprintKey()
+	s := shop()
+	have := stored(t, shop(), key)
+	s.Configs[0].Data = []byte("hello!")
+	for sign, want := range map[bool]string{false: "update config shop_site", true: "update config shop_site, update service shop_web"} {
+		p, err := Make(s, have, Options{Key: key, Sign: sign})
+		if err != nil || steps(p) != want {
+			t.Errorf("signed %t: %s, %v; want %s", sign, steps(p), err, want)
+		}
+	}
+}
+
 // TestFormerVersion: what a secret held before, and holds again, is the version of then.
 func TestFormerVersion(t *testing.T) {
 	key := NewFingerprintKey()
@@ -151,7 +166,7 @@ func TestFormerVersion(t *testing.T) {
 	o := have.Secrets[0]
 	o.Versions = append(o.Versions, &secretspb.VersionFacts{Number: 2, Id: key.Version(o.Id, []byte("abd"))})
 	o.Current = 2
-	p, err := Make(s, have, false, key)
+	p, err := Make(s, have, Options{Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}

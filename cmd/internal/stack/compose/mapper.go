@@ -96,6 +96,7 @@ func (m *mapper) service(s types.ServiceConfig) {
 	m.healthcheck(s, c)
 	m.mounts(s, c)
 	m.files(s, c)
+	m.confine(s, c)
 	m.ports(s, t)
 	m.attach(s, t)
 	m.deploy(s, sp)
@@ -119,7 +120,7 @@ func about(text string, s types.ServiceConfig) []string {
 		{"workdir", "working_dir"}, {"stop signal", "stop_signal"}, {"signal", "stop_signal"}, {"stop grace", "stop_grace_period"},
 		{"healthcheck", "healthcheck"}, {"health", "healthcheck"}, {"the command", "command"}, {"an argument", "command"}, {"command", "command"},
 		{"mount", "volumes"}, {"secret", "secrets"}, {"config", "configs"}, {"port", "ports"}, {"published", "ports"}, {"target port", "ports"},
-		{"network", "networks"}, {"constraint", "deploy.placement.constraints"}, {"restart", "deploy.restart_policy"}, {"update", "deploy.update_config"}, {"rollback", "deploy.rollback_config"}, {"replicas", "deploy.replicas"},
+		{"ulimit", "ulimits"}, {"sysctl", "sysctls"}, {"device", "devices"}, {"capabilit", "cap_add"}, {"dns", "dns"}, {"resolver", "dns"}, {"host", "extra_hosts"}, {"group", "group_add"}, {"seccomp", "security_opt"}, {"network", "networks"}, {"constraint", "deploy.placement.constraints"}, {"restart", "deploy.restart_policy"}, {"update", "deploy.update_config"}, {"rollback", "deploy.rollback_config"}, {"replicas", "deploy.replicas"},
 		{"max per node", "deploy.placement.max_replicas_per_node"}, {"an endpoint", "deploy.endpoint_mode"}, {"endpoint", "deploy.endpoint_mode"}, {"limit", "deploy.resources.limits"},
 		{"memory limit", "deploy.resources.limits.memory"}, {"cpu limit", "deploy.resources.limits.cpus"}, {"reserv", "deploy.resources.reservations"},
 		{"container label", "labels"}, {"service label", "deploy.labels"}, {"identity", "x-redoubt-identity"}, {"the identity", "x-redoubt-identity"},
