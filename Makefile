@@ -319,6 +319,10 @@ bench-report: bench-build ## compliance reports: a lab of five nodes with SERVIC
 bench-stack: bench-build ## stack deploy, the same again and stack rm, on a lab of five nodes with SERVICES=30, ROUNDS=5 (root)
 	REDOUBT_STACK_SERVICES=$(or $(SERVICES),30) REDOUBT_STACK_ROUNDS=$(or $(ROUNDS),5) REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 30m -run '^TestStackTimes$$' ./cmd/internal/e2e/
 
+.PHONY: bench-rollout
+bench-rollout: setup build ## an update of ten tasks behind the routing mesh while RATE=2000 requests a second come in, in either order (root)
+	REDOUBT_ROLLOUT_RATE=$(or $(RATE),2000) REDOUBT_BIN=$(CURDIR)/bin go test -count=1 -v -timeout 10m -run '^TestRollout$$/^no_request_is_lost$$' ./cmd/internal/e2e/
+
 .PHONY: bench-peers
 bench-peers: PEERS := 1
 bench-peers: bench-build ## all of these with all peers in one run, ROUNDS=5 each; the log is out/bench/peers.log (root)

@@ -38,6 +38,8 @@ type world struct {
 	drained map[string]bool
 	// overlaps: new tasks were started first at some time.
 	overlaps bool
+	// least is how many tasks served when the last plan was carried out.
+	least int
 	// before is the revision that an update goes back to.
 	before uint64
 }

@@ -69,6 +69,44 @@ func TestWhatFailedIsTheReason(t *testing.T) {
 	}
 }
 
+// TestWhatEndsTheWait: an update that goes on is waited for, and one that was paused is
+// not; one that was rolled back meanwhile is no success for whoever updated.
+func TestWhatEndsTheWait(t *testing.T) {
+	const running = schedulerpb.TaskState_TASK_STATE_RUNNING
+	at := func(c *convergence, state schedulerpb.UpdateStatus_State) error {
+		v := view(1, task("a", 1, 1, running, 1), task("b", 2, 1, running, 1))
+		v.Service.Service.Spec = &schedulerpb.ServiceSpec{Name: "web"}
+		v.Service.Service.UpdateStatus = &schedulerpb.UpdateStatus{State: state, Message: "for a reason"}
+		c.observe(v, time.Now())
+		return c.given()
+	}
+	for _, x := range []struct {
+		follows follows
+		states  []schedulerpb.UpdateStatus_State
+		well    bool
+		code    int
+	}{
+		{followsUpdate, []schedulerpb.UpdateStatus_State{stateUpdating}, false, 0},
+		{followsUpdate, []schedulerpb.UpdateStatus_State{stateUpdating, schedulerpb.UpdateStatus_STATE_COMPLETED}, true, 0},
+		{followsUpdate, []schedulerpb.UpdateStatus_State{stateUpdating, statePaused}, true, ExitNotConverged},
+		{followsUpdate, []schedulerpb.UpdateStatus_State{stateUpdating, stateRollingBack}, false, 0},
+		{followsUpdate, []schedulerpb.UpdateStatus_State{stateUpdating, stateRollingBack, stateRolledBack}, true, ExitNotConverged},
+		{followsUpdate, []schedulerpb.UpdateStatus_State{stateRolledBack}, true, 0}, // long ago
+		{followsRollback, []schedulerpb.UpdateStatus_State{stateRollingBack, stateRolledBack}, true, 0},
+		{followsRollback, []schedulerpb.UpdateStatus_State{stateRollingBack, stateRollbackPaused}, true, ExitNotConverged},
+		{followsTasks, []schedulerpb.UpdateStatus_State{stateRollingBack, stateRolledBack}, true, 0},
+	} {
+		c := &convergence{follows: x.follows}
+		var err error
+		for _, s := range x.states {
+			err = at(c, s)
+		}
+		if well, _ := c.standing(); well != x.well || exitCode(err) != x.code {
+			t.Errorf("%v by %d: well %v, %v", x.states, x.follows, well, err)
+		}
+	}
+}
+
 func TestProgressNamesEachChangeOnce(t *testing.T) {
 	c := new(convergence)
 	v := view(1, task("b", 2, 1, schedulerpb.TaskState_TASK_STATE_PENDING, 1), task("a", 1, 1, schedulerpb.TaskState_TASK_STATE_RUNNING, 1))

@@ -33,6 +33,9 @@ func (s *Server) RollbackService(ctx context.Context, req *controlpb.RollbackSer
 	if err != nil {
 		return nil, apierr.Invalid("", "%v", err)
 	}
+	if err := s.view(ctx, func(r *raftstore.ReadTx) error { return checkServers(r, former.Spec()) }); err != nil {
+		return nil, err
+	}
 	warnings, err := s.admitImage(ctx, former.Spec().GetTask().GetContainer())
 	if err != nil {
 		return nil, err

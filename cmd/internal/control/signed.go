@@ -57,10 +57,6 @@ func (s *Server) signing(ctx context.Context, signed []byte, plan bool) (schedst
 		return sg, nil
 	}
 	sg.Check = func(sp *schedulerpb.ServiceSpec, old *schedulerpb.Service) error {
-		if sp.GetUpdate().GetFailureAction() == spec.ActionRollback {
-			// Nodes begin nothing older than what was signed last.
-			return apierr.State("use pause, and `redoubt service rollback --sign-with KEY`", "a signed service cannot go back by itself, as a former specification has to be signed anew: update failure action rollback")
-		}
 		return ofLock(admitSigned(time.Now(), raw, sig, sp, old))
 	}
 	return sg, nil
@@ -89,6 +85,9 @@ func ofLock(err error) error {
 func admitSigned(now time.Time, raw *lockpb.Chain, sig *lockpb.Signed, sp *schedulerpb.ServiceSpec, old *schedulerpb.Service) error {
 	if sig == nil {
 		return lock.ErrUnsigned
+	}
+	if sp.GetUpdate().GetFailureAction() == spec.ActionRollback { // nodes begin nothing older than what was signed last
+		return apierr.State("use pause, and `redoubt service rollback --sign-with KEY`", "a signed service cannot go back by itself, as a former specification has to be signed anew: its update failure action is rollback")
 	}
 	c, err := lock.Newer(raw, sig.GetChain())
 	if err != nil {

@@ -8,10 +8,12 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock"
 	"github.com/redoubt-cluster/redoubt/scheduler/lock/lockpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
@@ -71,5 +73,11 @@ func TestAdmitSigned(t *testing.T) {
 		if r := (*lock.Refusal)(nil); x.rule == "" && err != nil || x.rule != "" && (!errors.As(err, &r) || r.Rule != x.rule) {
 			t.Errorf("rule %q: %v", x.rule, err)
 		}
+	}
+	// What would go back by itself would go back to what nodes refuse.
+	back := proto.CloneOf(sp)
+	back.Update = &schedulerpb.UpdateConfig{FailureAction: spec.ActionRollback}
+	if err := admitSigned(now, ours.Proto(), sign(ours, key, 5), back, nil); apierr.ReasonOf(err) != apierr.ReasonState {
+		t.Errorf("a signed service that goes back by itself: %v", err)
 	}
 }

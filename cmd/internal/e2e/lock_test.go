@@ -39,6 +39,7 @@ func TestDeploymentLock(t *testing.T) {
 		{"a config has the content that was signed", (*lockStory).config},
 		{"a change goes on from what was signed last", (*lockStory).base},
 		{"a stack is signed, with what its configs hold", (*lockStory).stack},
+		{"what was signed before is signed anew to go back to it", (*lockStory).back},
 		{"redoubtd and managers cannot take the lock away", (*lockStory).kept},
 		{"who joins by a token is told by it", (*lockStory).joined},
 	} {
@@ -285,6 +286,18 @@ func (s *lockStory) base() {
 	if r.code != 0 || !strings.Contains(r.stderr, "web was signed 20") || !strings.Contains(r.stderr, "task.container.env") {
 		s.t.Errorf("what is signed is not shown: %v", r)
 	}
+	(&secretStory{cluster: s.cluster}).only("web")
+}
+
+// back: what was signed before is signed anew, and nodes, which begin nothing older than
+// they know, run it.
+func (s *lockStory) back() {
+	s.done("service", "rollback", "--sign-with", "ann", "web")
+	if env := s.spec("web").GetTask().GetContainer().GetEnv(); slices.Contains(env, "Z=1") {
+		s.t.Errorf("it went back to %v", env)
+	}
+	(&secretStory{cluster: s.cluster}).only("web")
+	s.done("service", "update", "--env-add", "Z=1", "--sign-with", "ann", "web")
 	(&secretStory{cluster: s.cluster}).only("web")
 }
 

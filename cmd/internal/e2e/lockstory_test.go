@@ -15,6 +15,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 )
@@ -139,9 +140,15 @@ func (s *lockStory) spec(name string) *schedulerpb.ServiceSpec {
 // store has the manager keep whatever is given.
 func (s *lockStory) store(name string, sp *schedulerpb.ServiceSpec, signed []byte) {
 	s.t.Helper()
-	svc := s.service(name)
-	if _, err := s.client().UpdateService(s.t.Context(), &controlpb.UpdateServiceRequest{Service: svc.GetId(), Version: svc.GetMeta().GetVersion(), Spec: sp, Signed: signed}); err != nil {
-		s.t.Fatal(err)
+	for {
+		svc := s.service(name)
+		_, err := s.client().UpdateService(s.t.Context(), &controlpb.UpdateServiceRequest{Service: svc.GetId(), Version: svc.GetMeta().GetVersion(), Spec: sp, Signed: signed})
+		switch {
+		case err == nil:
+			return
+		case apierr.ReasonOf(err) != apierr.ReasonConflict: // how far an update is was written meanwhile
+			s.t.Fatal(err)
+		}
 	}
 }
 

@@ -141,8 +141,8 @@ func (s *rolloutStory) nothingLost() {
 		l := s.loadOn(port, rate)
 		s.ok("manager-1", "service", "update", "-q", "--force", name)
 		took := l.end()
-		s.t.Logf("%s: %d requests in %v, %.0f a second, %d failed, slowest %v", order, l.asked.Load(), took.Round(time.Millisecond),
-			float64(l.asked.Load())/took.Seconds(), l.failed.Load(), time.Duration(l.slowest.Load()).Round(time.Millisecond))
+		s.t.Logf("%s: %d requests in %v, %.0f a second, %d failed, %d took longer than half a second, slowest %v", order, l.asked.Load(), took.Round(time.Millisecond),
+			float64(l.asked.Load())/took.Seconds(), l.failed.Load(), l.slow.Load(), time.Duration(l.slowest.Load()).Round(time.Millisecond))
 		if l.failed.Load() > 0 || l.asked.Load() < int64(rate) {
 			s.t.Errorf("%s: %d of %d requests failed: %v", order, l.failed.Load(), l.asked.Load(), l.first.Load())
 		}
@@ -206,11 +206,11 @@ func (s *rolloutStory) nodeDies() {
 
 // load asks at a steady rate until it is ended.
 type load struct {
-	asked, failed, slowest atomic.Int64
-	first                  atomic.Value // the first error
-	begun                  time.Time
-	stop                   context.CancelFunc
-	askers                 sync.WaitGroup
+	asked, failed, slow, slowest atomic.Int64
+	first                        atomic.Value // the first error
+	begun                        time.Time
+	stop                         context.CancelFunc
+	askers                       sync.WaitGroup
 }
 
 // loadOn asks every host in turn, each time over a new connection.
@@ -222,8 +222,8 @@ func (s *rolloutStory) loadOn(port, rate int) *load {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	l := &load{begun: time.Now(), stop: cancel}
 	due := make(chan int)
-	const askers = 64
-	for range askers {
+	for range max(64, rate/8) { // some wait for a packet to be sent again
+
 		l.askers.Go(func() {
 			client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 			for n := range due {
@@ -266,6 +266,9 @@ func (l *load) ask(client *http.Client, url string) {
 	if err != nil {
 		l.failed.Add(1)
 		l.first.CompareAndSwap(nil, err.Error())
+	}
+	if time.Since(at) > time.Second/2 {
+		l.slow.Add(1)
 	}
 	for took := int64(time.Since(at)); ; {
 		if was := l.slowest.Load(); took <= was || l.slowest.CompareAndSwap(was, took) {

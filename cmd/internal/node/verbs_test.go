@@ -20,6 +20,10 @@ func TestRequestsDecide(t *testing.T) {
 		{"Control.CreateService", `spec {name: "web" task {container {secrets {source: "key"} secrets {source: "cert"} secrets {source: "key"} registry_auth: "pull"} networks {network: "front"}}}`,
 			"service.create Service spec, secret.use Secret key, secret.use Secret cert, secret.use Secret pull, network.use Network front"},
 		{"Control.UpdateService", `service: "web" spec {name: "api"}`, "service.update Service web, service.update Service spec"},
+		// To go back is judged by what is gone back to, as to change it so would be.
+		{"Control.RollbackService", `service: "web" to: 3 spec {name: "web" task {container {secrets {source: "key"} registry_auth: "pull" configs {source: "conf"}} networks {network: "front"}}}`,
+			"service.rollback Service web, service.rollback Service spec, secret.use Secret key, secret.use Secret pull, config.use Config conf, network.use Network front"},
+		{"Control.StreamServiceHistory", `service: "web"`, "service.list Service web"},
 		{"Control.ListServices", ``, "service.list"},
 		{"Control.ListServices", `services: "web" services: "api"`, "service.list Service web, service.list Service api"},
 		{"Control.RemoveNode", `node: "w1"`, "node.remove Node w1"},
