@@ -135,6 +135,17 @@ $(OUT)/tools/docker: $(DOCKERCLI)/go.mod $(DOCKERCLI)/go.sum
 	cd $(DOCKERCLI) && CGO_ENABLED=0 go build -mod=readonly -ldflags '-s -w -X github.com/docker/cli/cli/version.Version=28.5.2' -o $@ github.com/docker/cli/cmd/docker
 	@touch $@
 
+# Moby's own client library, and Prometheus's tool, of Debian's package without its daemon.
+MOBYCLIENT := cmd/internal/e2e/mobyclient
+$(OUT)/tools/mobyclient: $(MOBYCLIENT)/go.mod $(MOBYCLIENT)/go.sum $(MOBYCLIENT)/main.go
+	@mkdir -p $(OUT)/tools
+	cd $(MOBYCLIENT) && CGO_ENABLED=0 go build -mod=readonly -o $@ .
+	@touch $@
+$(OUT)/tools/promtool: $(OUT)/setup
+	@mkdir -p $(OUT)/tools/prometheus
+	cd $(OUT)/tools/prometheus && apt-get -o APT::Sandbox::User=root download -qq prometheus && dpkg-deb -x prometheus_*.deb . && mv usr/bin/promtool $@
+	@rm -rf $(OUT)/tools/prometheus && touch $@
+
 UNIT    = $$(go list ./... | grep -vE '($(HEAVY))(/|$$)')
 RUNTIME = $$(go list ./... | grep -E '($(HEAVY))(/|$$)' | grep -v /e2e)
 
@@ -194,9 +205,9 @@ $(OUT)/tools/litewitness: Makefile
 	@touch $@
 
 .PHONY: test-interop
-test-interop: setup $(OUT)/setup-kernelvm $(OUT)/setup-reports $(OUT)/setup-witness $(OUT)/reports/node_modules build $(OUT)/tools/step-ca $(OUT)/tools/litewitness $(OUT)/tools/gotestsum ## the tier that needs outside tools beside the cluster
+test-interop: setup $(OUT)/setup-kernelvm $(OUT)/setup-reports $(OUT)/setup-witness $(OUT)/reports/node_modules build $(OUT)/tools/step-ca $(OUT)/tools/litewitness $(OUT)/tools/promtool $(OUT)/tools/mobyclient $(OUT)/tools/gotestsum ## the tier that needs outside tools beside the cluster
 	go run ./cmd/internal/e2e/clockshift -bin bin -o out/shifted
-	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca REDOUBT_WITNESS=$(OUT)/tools/litewitness REDOUBT_REPORTS=$(OUT)/reports/node_modules $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./threatmodel/report ./cmd/internal/e2e/...
+	REDOUBT_BIN=$(CURDIR)/bin REDOUBT_SHIFTED_BIN=$(CURDIR)/out/shifted REDOUBT_STEP_CA=$(OUT)/tools/step-ca REDOUBT_WITNESS=$(OUT)/tools/litewitness REDOUBT_PROMTOOL=$(OUT)/tools/promtool REDOUBT_MOBY_CLIENT=$(OUT)/tools/mobyclient REDOUBT_REPORTS=$(OUT)/reports/node_modules $(call tested,interop,standard-verbose) -timeout 20m -count=1 -tags interop -run Interop ./cmd/internal/external ./threatmodel/report ./cmd/internal/e2e/...
 	@$(MAKE) threatmodel RAN=$(OUT)/ran TIER=test-interop
 	@$(MAKE) memory
 	@$(MAKE) kernelvm

@@ -109,3 +109,15 @@ func rendered(text string, f render.Facts) (string, error) {
 	out, err := t.Render(f, nil)
 	return string(out), err
 }
+
+// MarkTemplated says whether the container has templates, once it was changed: one that
+// had none of them before and something that looks like one (before) keeps it as it is
+// written.
+func MarkTemplated(c *taskpb.ContainerSpec, before bool) {
+	switch now := Templated(c); {
+	case !now:
+		c.Templated = false
+	case !before:
+		c.Templated = true
+	}
+}

@@ -127,17 +127,6 @@ func (t *confineFlags) applySecurity(c *taskpb.ContainerSpec) error {
 	return nil
 }
 
-// templates says whether the container has templates, once it was changed: one that had
-// none of them before and something that looks like one keeps it as it is written.
-func templates(c *taskpb.ContainerSpec, before bool) {
-	switch now := confine.Templated(c); {
-	case !now:
-		c.Templated = false
-	case !before:
-		c.Templated = true
-	}
-}
-
 type ulimitList []*taskpb.Ulimit
 
 func (l *ulimitList) Type() string   { return "ulimit" }

@@ -55,14 +55,14 @@ func TestConfineUpdates(t *testing.T) {
 		}
 	}
 	c = &taskpb.ContainerSpec{Env: []string{"A={{x"}}
-	if templates(c, confine.Templated(c)); c.Templated {
+	if confine.MarkTemplated(c, confine.Templated(c)); c.Templated {
 		t.Error("what was literal became a template")
 	}
-	if templates(c, false); !c.Templated {
+	if confine.MarkTemplated(c, false); !c.Templated {
 		t.Error("a new template is none")
 	}
 	c.Env = nil
-	if templates(c, true); c.Templated {
+	if confine.MarkTemplated(c, true); c.Templated {
 		t.Error("there are templates of nothing")
 	}
 }

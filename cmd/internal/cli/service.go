@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -157,7 +158,7 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 	if err := cf.confine.apply(spec.Task.Container); err != nil {
 		return nil, err
 	}
-	templates(spec.Task.Container, false)
+	confine.MarkTemplated(spec.Task.Container, false)
 	return spec, nil
 }
 

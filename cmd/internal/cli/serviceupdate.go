@@ -249,7 +249,7 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 	task.Constraints = changeList(task.Constraints, u.constraintAdd, u.constraintRm)
 	spec.IngressConstraints = changeList(spec.IngressConstraints, u.entryAdd, u.entryRm)
 	u.changeMounts(task.Container)
-	templates(task.Container, looked)
+	confine.MarkTemplated(task.Container, looked)
 	if err := u.files.apply(task.Container); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"bytes"
 	"net/http"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -74,6 +75,7 @@ func (s *Server) configCreate(q *request) (any, error) {
 	return accepted{http.StatusCreated, swarm.ConfigCreateResponse{ID: r.GetId()}}, nil
 }
 
+// configUpdate gives a config other data, as a new version, where it differs.
 func (s *Server) configUpdate(q *request) (any, error) {
 	var in swarm.ConfigSpec
 	if err := readBody(q.w, q.Request, &in); err != nil {
@@ -86,14 +88,15 @@ func (s *Server) configUpdate(q *request) (any, error) {
 	if err := unchanged("config", q, c.GetMeta().GetVersion(), &in.Annotations, c.GetSpec().GetName(), c.GetSpec().GetLabels()); err != nil {
 		return nil, err
 	}
-	if string(in.Data) != string(c.GetSpec().GetData()) && len(in.Data) > 0 {
-		return nil, notHere("new data is a new version of the config, which tasks get: `redoubt config update %s FILE`", c.GetSpec().GetName())
-	}
-	in.Data = nil
+	data := take(&in.Data)
 	if t := in.Templating; t != nil && t.Name == golangTemplate && c.GetSpec().GetTemplate() {
 		t.Name = ""
 	}
-	return nil, untranslated("ConfigSpec", &in)
+	if err := untranslated("ConfigSpec", &in); err != nil || len(data) == 0 || bytes.Equal(data, c.GetSpec().GetData()) {
+		return nil, err
+	}
+	_, err = q.api.UpdateConfig(q.Context(), &controlpb.UpdateConfigRequest{Config: c.GetId(), Data: data})
+	return nil, err
 }
 
 func (s *Server) configRemove(q *request) (any, error) {

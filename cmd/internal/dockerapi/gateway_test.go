@@ -361,7 +361,11 @@ func TestSecret(t *testing.T) {
 	}
 	g.refused(400, "the secret is empty", "POST", "/secrets/create", `{"Name":"x"}`)
 	g.refused(501, "Driver", "POST", "/secrets/create", `{"Name":"x","Data":"eA==","Driver":{"Name":"vault"}}`)
-	g.refused(501, "is a new version of the secret", "POST", "/secrets/pw/update?version=1", `{"Name":"pw","Labels":{"a":"b","holds":"`+holds+`"},"Data":"eA=="}`)
+	g.refused(409, "update out of sequence", "POST", "/secrets/pw/update?version=9", `{"Name":"pw","Labels":{"a":"b","holds":"`+holds+`"},"Data":"eA=="}`)
+	g.ok("POST", "/secrets/pw/update?version=1", `{"Name":"pw","Labels":{"a":"b","holds":"`+holds+`"},"Data":"eA=="}`, nil)
+	if g.ok("GET", "/secrets/pw", "", &sec); sec.Spec.Labels["holds"] != "78" {
+		t.Errorf("new data is not what it holds: %v", sec)
+	}
 	g.refused(501, "labels of a secret", "POST", "/secrets/pw/update?version=1", `{"Name":"pw","Labels":{"a":"c"}}`)
 	g.ok("DELETE", "/secrets/pw", "", nil)
 }

@@ -20,11 +20,11 @@ func (s *Server) logs(q *request) (any, error) {
 	if err := onlyParameters(q.Request, "follow", "stdout", "stderr", "since", "until", "timestamps", "tail", "details"); err != nil {
 		return nil, err
 	}
-	out, errs := flag(q.Request, "stdout"), flag(q.Request, "stderr")
+	out, errs := isOn(q.Request, "stdout"), isOn(q.Request, "stderr")
 	if !out && !errs {
 		return nil, badRequest("Bad parameters: you must choose at least one stream")
 	}
-	req := &controlpb.ServiceLogsRequest{Target: q.PathValue("id"), Follow: flag(q.Request, "follow")}
+	req := &controlpb.ServiceLogsRequest{Target: q.PathValue("id"), Follow: isOn(q.Request, "follow")}
 	var err error
 	if req.Since, err = at(q, "since"); err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func (s *Server) logs(q *request) (any, error) {
 	q.w.Header().Set("Content-Type", "application/vnd.docker.multiplexed-stream")
 	q.w.WriteHeader(http.StatusOK)
 	flush := http.NewResponseController(q.w).Flush
-	f := logFrames{w: q.w, details: flag(q.Request, "details"), times: flag(q.Request, "timestamps")}
+	f := logFrames{w: q.w, details: isOn(q.Request, "details"), times: isOn(q.Request, "timestamps")}
 	for r := first; err == nil; r, err = stream.Recv() {
 		if r.GetStderr() && !errs || !r.GetStderr() && !out {
 			continue

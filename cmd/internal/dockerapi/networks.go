@@ -66,7 +66,7 @@ func (s *Server) network(q *request) (any, error) {
 		return nil, refuse(http.StatusNotFound, "network %s not found", q.PathValue("id"))
 	}
 	out := networkInspect{networkView: toNetwork(d), Containers: map[string]any{}}
-	if flag(q.Request, "verbose") {
+	if isOn(q.Request, "verbose") {
 		out.Services = networkServices(d)
 	}
 	return out, nil

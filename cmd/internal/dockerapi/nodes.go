@@ -148,7 +148,7 @@ func (s *Server) nodeRemove(q *request) (any, error) {
 	if err := onlyParameters(q.Request, "force"); err != nil {
 		return nil, err
 	}
-	_, err := q.api.RemoveNode(q.Context(), &controlpb.RemoveNodeRequest{Node: q.PathValue("id"), Force: flag(q.Request, "force")})
+	_, err := q.api.RemoveNode(q.Context(), &controlpb.RemoveNodeRequest{Node: q.PathValue("id"), Force: isOn(q.Request, "force")})
 	return nil, err
 }
 

@@ -50,8 +50,8 @@ func versionOf(r *http.Request) (uint64, error) {
 	return n, nil
 }
 
-// flag reads a parameter that is true or false, in the ways that Docker takes.
-func flag(r *http.Request, name string) bool {
+// isOn reads a parameter that is true or false, in the ways that Docker takes.
+func isOn(r *http.Request, name string) bool {
 	switch strings.ToLower(strings.TrimSpace(r.URL.Query().Get(name))) {
 	case "", "0", "no", "false", "none":
 		return false

@@ -79,12 +79,9 @@ func (s *Server) secretCreate(q *request) (any, error) {
 	if len(data) == 0 {
 		return nil, badRequest("the secret is empty: give it data")
 	}
-	to, err := s.c.Recipient(q.Context())
-	if err != nil {
-		return nil, err
-	}
 	req := &controlpb.CreateSecretRequest{Id: ident.New(), Spec: spec}
-	if req.Version, err = to.Seal(req.Id, secretspec.KindOf(spec), data); err != nil {
+	var err error
+	if req.Version, err = s.seal(q, req.Id, spec, data); err != nil {
 		return nil, err
 	}
 	if _, err := q.api.CreateSecret(q.Context(), req); err != nil {
@@ -93,14 +90,28 @@ func (s *Server) secretCreate(q *request) (any, error) {
 	return accepted{http.StatusCreated, swarm.SecretCreateResponse{ID: req.Id}}, nil
 }
 
-// secretUpdate refuses what Docker does not do either (other data), and labels, which are
-// for a secret's life here.
+// seal makes a version of a secret, of which nobody but granted tasks can say what it
+// holds.
+func (s *Server) seal(q *request, id string, spec *secretspb.SecretSpec, data []byte) (*controlpb.NewVersion, error) {
+	to, err := s.c.Recipient(q.Context())
+	if err != nil {
+		return nil, err
+	}
+	return to.Seal(id, secretspec.KindOf(spec), data)
+}
+
+// secretUpdate gives a secret the data of the request, as a new version: that is what a
+// stack that is deployed again asks for, and whether it is the same as before nobody can
+// tell. Labels are for a secret's life.
 func (s *Server) secretUpdate(q *request) (any, error) {
 	var in swarm.SecretSpec
 	defer func() { clear(in.Data) }()
 	if err := readBody(q.w, q.Request, &in); err != nil {
 		return nil, err
 	}
+	data := in.Data
+	defer clear(data)
+	in.Data = nil
 	sec, err := oneSecret(q)
 	if err != nil {
 		return nil, err
@@ -108,13 +119,21 @@ func (s *Server) secretUpdate(q *request) (any, error) {
 	if err := unchanged("secret", q, sec.GetMeta().GetVersion(), &in.Annotations, sec.GetSpec().GetName(), sec.GetSpec().GetLabels()); err != nil {
 		return nil, err
 	}
-	if len(in.Data) > 0 {
-		return nil, notHere("new data is a new version of the secret, which tasks get: `redoubt secret update %s FILE`", sec.GetSpec().GetName())
+	if err := untranslated("SecretSpec", &in); err != nil || len(data) == 0 {
+		return nil, err
 	}
-	return nil, untranslated("SecretSpec", &in)
+	if sec.GetSpec().GetKind() != secretspb.SecretKind_SECRET_KIND_FILE {
+		return nil, badRequest("secret %s is what a registry is shown: `redoubt secret update --registry`", sec.GetSpec().GetName())
+	}
+	v, err := s.seal(q, sec.GetId(), sec.GetSpec(), data)
+	if err != nil {
+		return nil, err
+	}
+	_, err = q.api.UpdateSecret(q.Context(), &controlpb.UpdateSecretRequest{Id: sec.GetId(), Version: v})
+	return nil, err
 }
 
-// unchanged lets an update through that changes nothing.
+// unchanged lets an update through that changes nothing but data.
 func unchanged(what string, q *request, version uint64, in *swarm.Annotations, name string, labels map[string]string) error {
 	at, err := versionOf(q.Request)
 	switch {

@@ -14,6 +14,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/confine"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -172,6 +173,7 @@ func duration(p **time.Duration) int64 {
 }
 
 func fromContainer(in *swarm.ContainerSpec, c *taskpb.ContainerSpec) error {
+	looked := confine.Templated(c)
 	fromImage(take(&in.Image), c)
 	c.Labels, c.Command, c.Args, c.Env = take(&in.Labels), take(&in.Command), take(&in.Args), take(&in.Env)
 	c.Hostname, c.Workdir, c.User = take(&in.Hostname), take(&in.Dir), take(&in.User)
@@ -184,8 +186,8 @@ func fromContainer(in *swarm.ContainerSpec, c *taskpb.ContainerSpec) error {
 	if in.Isolation == "default" {
 		in.Isolation = ""
 	}
-	if p := in.Privileges; p != nil {
-		p.NoNewPrivileges = false // no task gets any
+	if err := fromConfinement(in, c); err != nil {
+		return err
 	}
 	c.Healthcheck = nil
 	if h := take(&in.Healthcheck); h != nil {
@@ -203,6 +205,7 @@ func fromContainer(in *swarm.ContainerSpec, c *taskpb.ContainerSpec) error {
 		}
 		c.Mounts = append(c.Mounts, out)
 	}
+	confine.MarkTemplated(c, looked)
 	return fromFiles(in, c)
 }
 

@@ -73,6 +73,7 @@ func toContainer(c *taskpb.ContainerSpec, named func(id string) string) *swarm.C
 		Hostname: c.GetHostname(), Dir: c.GetWorkdir(), User: c.GetUser(), StopSignal: c.GetStopSignal(), TTY: c.GetTty(), ReadOnly: c.GetReadOnly(),
 		Isolation: "default",
 	}
+	toConfinement(c, out)
 	if c.GetInit() {
 		on := true
 		out.Init = &on

@@ -40,7 +40,7 @@ func (s *Server) services(q *request) (any, error) {
 				!f.is("mode", mode) || !f.is("runtime", "container") {
 				return true
 			}
-			return yield(toServiceView(v, names.of, flag(q.Request, "status") && q.minor >= 41))
+			return yield(toServiceView(v, names.of, isOn(q.Request, "status") && q.minor >= 41))
 		})
 	}))
 }
@@ -114,7 +114,7 @@ func (s *Server) serviceUpdate(q *request) (any, error) {
 		return nil, err
 	}
 	switch to := q.URL.Query().Get("rollback"); to {
-	case "":
+	case "", "none":
 	case "previous":
 		return rollback(q, at)
 	default:

@@ -32,7 +32,12 @@ func wholeSpec() *schedulerpb.ServiceSpec {
 				Secrets: []*taskpb.FileUse{{Source: "s1", Target: "pw", Uid: 5, Gid: 6, Mode: 0o440, Version: 2},
 					{Source: "s2", OnUpdate: taskpb.OnUpdate_ON_UPDATE_SIGNAL, Signal: "SIGHUP"}},
 				Configs:      []*taskpb.FileUse{{Source: "c1", Target: "app.conf", Mode: 0o444}, {Source: "c2", Target: "/etc/app.conf", OnUpdate: taskpb.OnUpdate_ON_UPDATE_RESTART}},
-				RegistryAuth: "hub",
+				RegistryAuth: "hub", Init: true,
+				Hosts:   []*taskpb.Host{{Name: "db.example", Address: "192.0.2.9"}, {Name: "six", Address: "2001:db8::1"}},
+				Dns:     &taskpb.DNS{Servers: []string{"192.0.2.53"}, Search: []string{"example"}, Options: []string{"ndots:2"}},
+				Ulimits: []*taskpb.Ulimit{{Name: "nofile", Soft: 10, Hard: 20}}, Sysctls: []*taskpb.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "0"}, {Name: "net.ipv4.tcp_fin_timeout", Value: "9"}},
+				CapAdd: []string{"CAP_NET_ADMIN"}, CapDrop: []string{"CAP_CHOWN"}, Groups: []string{"staff", "7"},
+				Devices: []*taskpb.Device{{Source: "/dev/fuse", Target: "/dev/fuse", Access: "rw"}}, Security: &taskpb.Security{Seccomp: "mine"},
 			},
 			Reservations: &taskpb.Resources{NanoCpus: 1e8, MemoryBytes: 1 << 20, Pids: 4}, Limits: &taskpb.Resources{NanoCpus: 1e9, MemoryBytes: 1 << 30, Pids: 100},
 			Restart:     &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ON_FAILURE, DelayNs: 1e9, MaxAttempts: 3, WindowNs: 1e10},
@@ -52,7 +57,13 @@ func TestRoundTrip(t *testing.T) {
 	global.EndpointMode = schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR
 	empty := proto.CloneOf(smallest)
 	empty.Task.Limits, empty.Task.Reservations = &taskpb.Resources{}, &taskpb.Resources{}
-	for _, want := range []*schedulerpb.ServiceSpec{wholeSpec(), smallest, global, empty} {
+	open := proto.CloneOf(smallest)
+	open.Task.Container.Security = &taskpb.Security{Seccomp: unconfined}
+	templated := proto.CloneOf(smallest)
+	templated.Task.Container.Env, templated.Task.Container.Templated = []string{"N={{.Node.Hostname}}"}, true
+	written := proto.CloneOf(templated)
+	written.Task.Container.Templated = false
+	for _, want := range []*schedulerpb.ServiceSpec{wholeSpec(), smallest, global, empty, open, templated, written} {
 		data, err := json.Marshal(toService(want, func(id string) string { return "name-of-" + id }))
 		if err != nil {
 			t.Fatal(err)
@@ -172,8 +183,10 @@ func some(typ reflect.Type) reflect.Value {
 // TestRefusedFields: some of them, as the command sends them.
 func TestRefusedFields(t *testing.T) {
 	for body, want := range map[string]string{
-		`"DNSConfig":{"Nameservers":["192.0.2.1"]}`:                      "DNSConfig.Nameservers",
-		`"OpenStdin":true`:                                               "OpenStdin",
+		`"Hosts":["db.example"]`: "write an address and a name",
+		`"Ulimits":[null]`:       "Ulimits has an empty one",
+		`"Privileges":{"Seccomp":{"Mode":"custom","Profile":"e30="}}`: "Seccomp.Mode",
+		`"OpenStdin":true`: "OpenStdin",
 		`"Privileges":{"SELinuxContext":{"Disable":true}}`:               "SELinuxContext.Disable",
 		`"Mounts":[{"Type":"volume","Source":"a","Target":"/b"}]`:        `mount of type "volume"`,
 		`"Mounts":[{"Source":"a","Target":"/b"}]`:                        `mount of type "volume"`,

@@ -177,7 +177,7 @@ func (s *Server) swarmLeave(q *request) (any, error) {
 	if err := onlyParameters(q.Request, "force"); err != nil {
 		return nil, err
 	}
-	_, err := q.api.Leave(q.Context(), &controlpb.LeaveRequest{Force: flag(q.Request, "force")})
+	_, err := q.api.Leave(q.Context(), &controlpb.LeaveRequest{Force: isOn(q.Request, "force")})
 	return nil, err
 }
 
@@ -227,7 +227,7 @@ func (s *Server) swarmUpdate(q *request) (any, error) {
 		}
 	}
 	// Whoever turns it on is to have a key that opens what is locked then.
-	if flag(q.Request, "rotateManagerUnlockKey") || lock && !is.Spec.EncryptionConfig.AutoLockManagers {
+	if isOn(q.Request, "rotateManagerUnlockKey") || lock && !is.Spec.EncryptionConfig.AutoLockManagers {
 		if err := s.rotateUnlockKey(q); err != nil {
 			return nil, err
 		}
@@ -236,7 +236,7 @@ func (s *Server) swarmUpdate(q *request) (any, error) {
 		parameter string
 		role      profilepb.Role
 	}{{"rotateWorkerToken", profilepb.Role_ROLE_WORKER}, {"rotateManagerToken", profilepb.Role_ROLE_MANAGER}} {
-		if flag(q.Request, t.parameter) {
+		if isOn(q.Request, t.parameter) {
 			if err := s.rotateToken(q, t.role); err != nil {
 				return nil, err
 			}

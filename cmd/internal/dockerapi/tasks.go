@@ -153,15 +153,8 @@ func (w *taskWords) task(v *controlpb.TaskView) swarm.Task {
 
 func (w *taskWords) attachment(n *controlpb.NetworkAddress) swarm.NetworkAttachment {
 	if w.subnets == nil {
-		w.subnets = map[string][]netip.Prefix{}
 		all, _ := w.q.api.ListNetworks(w.q.Context(), nil) // who may not list them is told addresses alone
-		for _, d := range all {
-			for _, s := range d.GetNetwork().GetSubnets() {
-				if p, err := netip.ParsePrefix(s.GetSubnet()); err == nil {
-					w.subnets[d.GetNetwork().GetId()] = append(w.subnets[d.GetNetwork().GetId()], p)
-				}
-			}
-		}
+		w.subnets = toSubnets(all)
 	}
 	out := swarm.NetworkAttachment{Network: swarm.Network{ID: n.GetNetworkId(), Spec: swarm.NetworkSpec{
 		Annotations: swarm.Annotations{Name: n.GetNetworkName(), Labels: map[string]string{}}, Scope: scopeSwarm}}}
@@ -177,6 +170,19 @@ func (w *taskWords) attachment(n *controlpb.NetworkAddress) swarm.NetworkAttachm
 			}
 		}
 		out.Addresses = append(out.Addresses, netip.PrefixFrom(a, bits))
+	}
+	return out
+}
+
+// toSubnets are the subnets of networks, by the networks' ids.
+func toSubnets(all []*controlpb.NetworkDetail) map[string][]netip.Prefix {
+	out := map[string][]netip.Prefix{}
+	for _, d := range all {
+		for _, s := range d.GetNetwork().GetSubnets() {
+			if p, err := netip.ParsePrefix(s.GetSubnet()); err == nil {
+				out[d.GetNetwork().GetId()] = append(out[d.GetNetwork().GetId()], p)
+			}
+		}
 	}
 	return out
 }

@@ -104,6 +104,23 @@ func TestDocker(t *testing.T) {
 		}
 	}
 	d.refuses("events --until 0s --filter colour=red", "invalid filter 'colour'")
+	d.roles()
+}
+
+// roles makes a worker a manager, and takes that back.
+func (d *dockerStory) roles() {
+	d.t.Helper()
+	d.says("node promote worker-2", "^Node worker-2 promoted to a manager in the swarm.\n$")
+	d.says("node ls --filter role=manager --format '{{.Hostname}}'", "^manager-1\nmanager-2\nmanager-3\nworker-2\n$")
+	d.says("node demote worker-2", "^Manager worker-2 demoted in the swarm.\n$")
+	eventually(d.t, 30*time.Second, func() string {
+		if out := d.says("node inspect worker-2 --format '{{.Spec.Role}} {{.Status.State}}'", ""); out != "worker ready\n" {
+			return out
+		}
+		return ""
+	})
+	d.says("node rm --force worker-2", "^worker-2\n$")
+	d.says("node ls --format '{{.Hostname}}'", "^manager-1\nmanager-2\nmanager-3\nworker-1\n$")
 }
 
 func (d *dockerStory) nodes() {
@@ -116,15 +133,6 @@ func (d *dockerStory) nodes() {
 	d.says("node inspect worker-1 --format '{{.Spec.Labels.disk}} {{.Spec.Availability}}'", "^ssd pause\n$")
 	d.says("node update --label-rm disk --availability active worker-1", "^worker-1\n$")
 	d.says("node inspect worker-1 --format '{{len .Spec.Labels}} {{.Spec.Availability}}'", "^0 active\n$")
-	d.says("node promote worker-2", "^Node worker-2 promoted to a manager in the swarm.\n$")
-	d.says("node ls --filter role=manager --format '{{.Hostname}}'", "^manager-1\nmanager-2\nmanager-3\nworker-2\n$")
-	d.says("node demote worker-2", "^Manager worker-2 demoted in the swarm.\n$")
-	eventually(d.t, 30*time.Second, func() string {
-		if out := d.says("node inspect worker-2 --format '{{.Spec.Role}} {{.Status.State}}'", ""); out != "worker ready\n" {
-			return out
-		}
-		return ""
-	})
 	d.refuses("node rm worker-2", "worker-2 is up")
 	d.refuses("node inspect nobody", "node nobody not found")
 	d.refuses("node ls --filter colour=red", "invalid filter 'colour'")
@@ -163,7 +171,7 @@ func (d *dockerStory) services() {
 	d.t.Helper()
 	t := d.t
 	d.says("service create --quiet --name api --replicas 1 --network back --secret db-password --config source=greeting,target=/etc/greeting --env A=b --label tier=back "+
-		"--constraint node.role==worker --limit-memory 64M --restart-max-attempts 3 "+image, `^[a-z2-7]{26}\n$`)
+		"--hostname '{{.Task.Name}}' --ulimit nofile=100:200 --host db.example:192.0.2.9 --cap-drop CAP_CHOWN --constraint node.role==worker --limit-memory 64M --restart-max-attempts 3 "+image, `^[a-z2-7]{26}\n$`)
 	d.says("service ls --format '{{.Name}} {{.Mode}} {{.Replicas}} {{.Image}}'", "^api replicated 1/1 "+regexp.QuoteMeta(image)+"\n$")
 	d.says("service ls --filter label=tier=front --quiet", "^$")
 	d.says("service ps api --format '{{.Name}} {{.DesiredState}} {{.CurrentState}}'", `^api\.1 Running Running `)

@@ -39,6 +39,8 @@ type options struct {
 	timeout                 time.Duration
 	remove, kill, trace     bool
 	root                    bool
+	services                int
+	docker                  string
 }
 
 func main() {
@@ -55,6 +57,8 @@ func main() {
 	flag.BoolVar(&o.root, "rotate-root", false, "also replace the root, and measure until no node trusts the one of before")
 	flag.BoolVar(&o.kill, "kill-leader", false, "also kill the leader's redoubtd and measure until all is as before; with 3 managers at least")
 	flag.BoolVar(&o.trace, "trace", false, "write every second how many sessions there are, until all are up and after the leader was killed, and why others ended")
+	flag.IntVar(&o.services, "services", 0, "also make so many services of 10 tasks, and measure how long the docker command takes to list them")
+	flag.StringVar(&o.docker, "docker", "docker", "the docker command for that")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "sim: unknown argument %q\n", flag.Arg(0))
@@ -146,6 +150,11 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Printf("tasks=%d agents=%d managers=%d create→all RUNNING %.2fs manager CPU %.2fs RSS %dMiB peak %dMiB at rest %dMiB idle before %dMiB (%.1f KiB a task, %.1f KiB a node) joins %.1fs entries at rest %.0f in %v\n",
 		o.tasks, o.agents, o.managers, took.Seconds(), (loaded.cpu - idle.cpu).Seconds(), loaded.rss>>20, settled.peak>>20, settled.rss>>20, idle.rss>>20,
 		float64(settled.rss-idle.rss)/1024/float64(max(1, o.tasks)), float64(idle.rss-empty.rss)/1024/float64(max(1, o.agents)), joined.Seconds(), entries, o.rest)
+	if o.services > 0 {
+		if err := listed(ctx, l, c, f, o.docker, o.services); err != nil {
+			return err
+		}
+	}
 	if o.reports > 0 {
 		if err := reports(ctx, l, c, o.agents+o.managers, o.reports); err != nil {
 			return err
