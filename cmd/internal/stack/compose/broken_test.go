@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -120,6 +121,9 @@ func TestBroken(t *testing.T) {
 		{"extends in a circle", "services:\n  a: {image: a, extends: b}\n  b: {image: a, extends: a}\n", "Circular reference"},
 		{"a file that is not there", "services:\n  a: {image: a, extends: {file: other.yml, service: b}}\n", "compose.yml:2: services.a.extends.file: other.yml: it cannot be read: no such file"},
 		{"a device as a file", "include:\n  - /dev/zero\nservices: {a: {image: a}}\n", "compose.yml:2: include: /dev/zero: it cannot be read: it is no regular file"},
+		{"a device of variables", "include:\n  - path: part.yml\n    env_file: /dev/zero\nservices: {a: {image: a}}\n", "compose.yml:3: include.env_file: /dev/zero: it cannot be read: it is no regular file"},
+		{"a pipe of variables", "include:\n  - piped/part.yml\nservices: {a: {image: a}}\n", "compose.yml:2: include: piped/.env: it cannot be read: it is no regular file"},
+		{"variables that lead elsewhere", "include:\n  - nested/part.yml\nservices: {a: {image: a}}\n", "nested/part.yml:1: include: a file that is not named on the command line names others without variables"},
 		{"a file of elsewhere", "include:\n  - https://example.com/compose.yml\nservices: {a: {image: a}}\n", `compose.yml:2: include: "https://example.com/compose.yml" is not on this machine`},
 		{"a repository of elsewhere", "services:\n  a:\n    extends:\n      file: git@example.com:a/b.git\n      service: b\n", `compose.yml:4: services.a.extends.file: "git@example.com:a/b.git" is not on this machine`},
 		{"an env_file that is not there", "services:\n  web:\n    image: a\n    env_file:\n      - nothing.env\n", "compose.yml:5: services.web.env_file.0: nothing.env cannot be read: no such file"},
@@ -136,7 +140,11 @@ func TestBroken(t *testing.T) {
 		{"nothing of the profile", "services:\n  web: {image: a, profiles: [debug]}\n", "there is no service in it, or none of these profiles"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			put(t, map[string]string{"compose.yml": c.text})
+			put(t, map[string]string{"compose.yml": c.text, "part.yml": "services: {b: {image: b}}\n", "piped/part.yml": "services: {b: {image: b}}\n",
+				"nested/part.yml": "include: ['${SOMEWHERE:-/dev/zero}']\n", "nested/.env": "SOMEWHERE=/dev/zero\n"})
+			if err := syscall.Mkfifo("piped/.env", 0o600); err != nil {
+				t.Fatal(err)
+			}
 			_, ps := read(t, Options{})
 			if len(ps) == 0 {
 				t.Fatal("it was taken")

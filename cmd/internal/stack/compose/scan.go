@@ -19,6 +19,7 @@ import (
 type file struct {
 	path  string // absolute; "-" of standard input
 	shown string // as people call it
+	named bool   // on the command line
 	roots []*yaml.Node
 }
 
@@ -35,7 +36,7 @@ var yamlLine = regexp.MustCompile(`line (\d+)(?:, column \d+)?:? ?`)
 // open reads a file whose relative references are to dir. content is nil where it is
 // to be read from path.
 func (s *source) open(path, dir string, content []byte) error {
-	f := &file{path: path, shown: shown(path)}
+	f := &file{path: path, shown: shown(path), named: content != nil}
 	for _, known := range s.files {
 		if known.path == path {
 			return nil
@@ -202,7 +203,7 @@ func (s *source) follow(f *file, dir string) error {
 	var ps []Problem
 	for _, root := range f.roots {
 		for _, ref := range references(root) {
-			err := s.openRef(ref, dir)
+			err := s.openRef(ref, dir, f)
 			var mine *Error
 			if err != nil && !errors.As(err, &mine) {
 				mine = &Error{[]Problem{{Text: err.Error()}}}
@@ -227,9 +228,15 @@ type reference struct {
 	key, path string
 	// projectDir is what the paths in it are relative to; empty: its directory.
 	projectDir string
+	// variables: it is no compose file, but one of variables.
+	variables bool
 }
 
-func (s *source) openRef(r reference, dir string) error {
+func (s *source) openRef(r reference, dir string, from *file) error {
+	// What variables are there is another matter: those of .env beside it are, too.
+	if !from.named && strings.Contains(r.path+r.projectDir, "$") {
+		return errors.New("a file that is not named on the command line names others without variables")
+	}
 	path, err := s.expand(r.path)
 	if err != nil {
 		return err
@@ -242,10 +249,28 @@ func (s *source) openRef(r reference, dir string) error {
 		return err
 	}
 	path = absolute(dir, path)
+	if r.variables {
+		if path != "/dev/null" {
+			_, err = readRegular(path, maxFile)
+		}
+		return unreadable(path, err)
+	}
 	if base == "" {
 		base = filepath.Dir(path)
 	}
-	return s.open(path, absolute(dir, base), nil)
+	base = absolute(dir, base)
+	beside := filepath.Join(base, ".env")
+	if _, err := readRegular(beside, maxFile); r.key == "include" && err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return unreadable(beside, err)
+	}
+	return s.open(path, base, nil)
+}
+
+func unreadable(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: it cannot be read: %s", shown(path), reason(err))
 }
 
 func absolute(dir, path string) string {
@@ -258,6 +283,18 @@ func absolute(dir, path string) string {
 // remote reports whether path is what tools fetch from elsewhere.
 func remote(path string) bool {
 	return strings.Contains(path, "://") || strings.HasPrefix(path, "git@") || strings.HasPrefix(path, "oci:") || strings.HasPrefix(path, "github.com/")
+}
+
+// oneOrMore are the values of a key that has one or a list.
+func oneOrMore(n *yaml.Node, key string) []*yaml.Node {
+	v, _ := child(n, key)
+	if v == nil {
+		return nil
+	}
+	if v = resolved(v); v.Kind == yaml.ScalarNode {
+		return []*yaml.Node{v}
+	}
+	return v.Content
 }
 
 // references are those of a document, as written.
@@ -273,15 +310,11 @@ func references(root *yaml.Node) (out []reference) {
 			if d, _ := child(item, "project_directory"); d != nil {
 				dir = resolved(d).Value
 			}
-			paths, _ := child(item, "path")
-			if paths == nil {
-				continue
+			for _, p := range oneOrMore(item, "path") {
+				out = append(out, reference{at: p, key: "include", path: resolved(p).Value, projectDir: dir})
 			}
-			if paths = resolved(paths); paths.Kind == yaml.ScalarNode {
-				paths = &yaml.Node{Kind: yaml.SequenceNode, Content: []*yaml.Node{paths}}
-			}
-			for _, p := range paths.Content {
-				out = append(out, reference{at: p, key: "include.path", path: resolved(p).Value, projectDir: dir})
+			for _, p := range oneOrMore(item, "env_file") {
+				out = append(out, reference{at: p, key: "include.env_file", path: resolved(p).Value, variables: true})
 			}
 		}
 	}
