@@ -33,6 +33,7 @@ func Check(c *taskpb.ContainerSpec) error {
 		checkCapabilities(c.GetCapAdd(), c.GetCapDrop()),
 		checkDevices(c.GetDevices()),
 		checkSecurity(c.GetSecurity()),
+		checkIsolation(c.GetIsolation()),
 		checkUlimits(c.GetUlimits()),
 		checkSysctls(c.GetSysctls()),
 		checkGroups(c.GetGroups()),
@@ -45,6 +46,13 @@ func Check(c *taskpb.ContainerSpec) error {
 // nobody's default: who wants it needs the verb service.privileged.
 func Privileged(c *taskpb.ContainerSpec) bool {
 	return len(c.GetCapAdd()) > 0 || len(c.GetDevices()) > 0 || c.GetSecurity() != nil
+}
+
+func checkIsolation(i taskpb.Isolation) error {
+	if i != taskpb.Isolation_ISOLATION_UNSPECIFIED && i != taskpb.Isolation_ISOLATION_USERNS {
+		return fmt.Errorf("the isolation is unknown: use default or userns")
+	}
+	return nil
 }
 
 func atMost(what string, n, most int) error {

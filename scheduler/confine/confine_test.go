@@ -13,7 +13,7 @@ import (
 // all has each of what a container may be given.
 func all() *taskpb.ContainerSpec {
 	return &taskpb.ContainerSpec{
-		Init: true, CapAdd: []string{"CAP_NET_ADMIN", "CAP_SYS_TIME"}, CapDrop: []string{"CAP_CHOWN"},
+		Isolation: taskpb.Isolation_ISOLATION_USERNS, Init: true, CapAdd: []string{"CAP_NET_ADMIN", "CAP_SYS_TIME"}, CapDrop: []string{"CAP_CHOWN"},
 		Devices:  []*taskpb.Device{{Source: "/dev/fuse", Target: "/dev/fuse", Access: "rw"}, {Source: "/dev/net/tun", Target: "/dev/tun", Access: "r"}},
 		Security: &taskpb.Security{Seccomp: "tight"}, Ulimits: []*taskpb.Ulimit{{Name: "nofile", Soft: 64, Hard: -1}},
 		Sysctls: []*taskpb.Sysctl{{Name: "net.ipv4.ip_local_port_range", Value: "1024 65000"}, {Name: "net.core.somaxconn", Value: "1024"}},
@@ -67,6 +67,7 @@ func TestCheck(t *testing.T) {
 		{"two devices at", func(c *c) {
 			c.Devices = append(c.Devices, &taskpb.Device{Source: "/dev/a", Target: "/dev/fuse/b", Access: "r"})
 		}},
+		{"isolation is unknown", func(c *c) { c.Isolation = 2 }},
 		{"says nothing", func(c *c) { c.Security = &taskpb.Security{} }},
 		{"seccomp profile", func(c *c) { c.Security = &taskpb.Security{Seccomp: "../x"} }},
 		{"core: no container's", ulimit("core", 0, 0)},
@@ -187,7 +188,7 @@ func TestHeld(t *testing.T) {
 }
 
 func TestFeatures(t *testing.T) {
-	want := []string{"init", "capability CAP_NET_ADMIN", "capability CAP_SYS_TIME", "device /dev/fuse", "device /dev/net/tun", "seccomp tight"}
+	want := []string{"init", "isolation userns", "capability CAP_NET_ADMIN", "capability CAP_SYS_TIME", "device /dev/fuse", "device /dev/net/tun", "seccomp tight"}
 	if got := Features(all()); !slices.Equal(got, want) {
 		t.Error(got)
 	}

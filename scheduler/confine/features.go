@@ -7,6 +7,10 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
+// UserNSFeature is what a node calls it that it has ranges of ids for containers that
+// want one for themselves.
+const UserNSFeature = "isolation userns"
+
 // InitFeature is what a node calls it that it has a program for --init.
 const InitFeature = "init"
 
@@ -30,6 +34,8 @@ func Remedy(feature string) string {
 		return " (rund.allowed_capabilities there)"
 	case strings.HasPrefix(feature, deviceFeature):
 		return " (rund.allowed_devices there)"
+	case feature == UserNSFeature:
+		return " (rund.userns.tasks there)"
 	case feature == seccompFeature+Unconfined:
 		return " (rund.seccomp_unconfined there)"
 	case strings.HasPrefix(feature, seccompFeature):
@@ -42,6 +48,9 @@ func Remedy(feature string) string {
 func Features(c *taskpb.ContainerSpec) (out []string) {
 	if c.GetInit() {
 		out = append(out, InitFeature)
+	}
+	if c.GetIsolation() == taskpb.Isolation_ISOLATION_USERNS {
+		out = append(out, UserNSFeature)
 	}
 	for _, n := range c.GetCapAdd() {
 		out = append(out, CapabilityFeature(n))

@@ -76,6 +76,14 @@ type ContainerdConfig struct {
 type UserNSConfig struct {
 	Base uint32 `yaml:"base"`
 	Size uint32 `yaml:"size"`
+	// Tasks are ranges of tasks that want one for themselves.
+	Tasks TaskRanges `yaml:"tasks"`
+}
+
+// TaskRanges are Count ranges, each of the same size as that of all, from Base on.
+type TaskRanges struct {
+	Base  uint32 `yaml:"base"`
+	Count uint32 `yaml:"count"`
 }
 
 // BindMount allows bind mounts from Path and what lies below it.
@@ -105,7 +113,7 @@ func Defaults() Config {
 		Containerd:   ContainerdConfig{Socket: "/run/containerd/containerd.sock"},
 		CgroupParent: "/redoubt",
 		Init:         "/usr/bin/tini-static",
-		UserNS:       UserNSConfig{Base: 0x4000_0000, Size: 65536},
+		UserNS:       UserNSConfig{Base: 0x4000_0000, Size: 65536, Tasks: TaskRanges{Base: 0x4100_0000, Count: 64}},
 		Limits:       LimitsConfig{Pids: 512, LogBytes: 1 << 20, ImageBytes: 16 << 30, TmpfsBytes: 64 << 20},
 		CNI:          cni.Defaults(),
 		GC:           GCConfig{ImagesUnusedFor: 7 * 24 * time.Hour, DiskHighPercent: 85, DiskLowPercent: 75, DeadPerSlot: 5, DeadFor: 7 * 24 * time.Hour},
@@ -128,6 +136,9 @@ func (c *Config) Validate() error {
 	}
 	if err := c.ids().Validate(); err != nil {
 		return fmt.Errorf("rund.userns: %w", err)
+	}
+	if err := c.validateRanges(); err != nil {
+		return fmt.Errorf("rund.userns.tasks: %w", err)
 	}
 	if _, err := image.NewRegistries(c.Registries); err != nil {
 		return fmt.Errorf("rund.registries: %w", err)

@@ -198,7 +198,7 @@ func (s *Server) open(req *rundpb.DeliverRequest, uses []granted) (files []taskf
 			return files, c, fmt.Errorf("secret %s: %w", d.GetName(), err)
 		}
 		if i < len(uses) {
-			files = append(files, s.file(uses[i], d.GetName(), true, plain))
+			files = append(files, s.file(req.GetTaskId(), uses[i], d.GetName(), true, plain))
 			secrets[d.GetName()] = plain
 			continue
 		}
@@ -217,7 +217,7 @@ func (s *Server) open(req *rundpb.DeliverRequest, uses []granted) (files []taskf
 				return files, c, fmt.Errorf("config %s: %w", d.GetName(), err)
 			}
 		}
-		files = append(files, s.file(uses[i], d.GetName(), private, data))
+		files = append(files, s.file(req.GetTaskId(), uses[i], d.GetName(), private, data))
 	}
 	return files, c, nil
 }

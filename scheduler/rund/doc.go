@@ -30,9 +30,9 @@
 // # How a container is confined
 //
 // See package ocispec for what a container may do and package netns for its
-// user namespace. All containers of a node share one range of host ids for now:
-// each has its own user namespace, but a file that leaked from one to another
-// would be accessible.
+// user namespace. Containers of a node share one range of host ids, unless their
+// service wants another for each: they have user namespaces of their own, but a file
+// that leaked from one to another would be accessible.
 //
 // # Where a task's data may be found
 //

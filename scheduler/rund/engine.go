@@ -115,11 +115,11 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 		}
 		return s.openCallers(d)
 	})
-	err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)
+	err = s.snapshot(ctx, d, cid, img.Parent)
 	if errdefs.IsNotFound(err) { // containerd forgot the image
 		s.images.Forget(img)
 		if img, err = s.images.Ensure(ctx, c.GetImage(), c.GetDigest(), cred, note); err == nil {
-			err = s.snapshot(ctx, d.GetTaskId(), cid, img.Parent)
+			err = s.snapshot(ctx, d, cid, img.Parent)
 		}
 	}
 	if err = errors.Join(err, sandbox.Wait()); err != nil {
@@ -131,7 +131,7 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 	}
 	log := tasklog.Spec{
 		Dir: s.taskDir(d.GetTaskId()).log(), MaxBytes: s.config.Limits.LogBytes,
-		UID: s.config.UserNS.Base + spec.Process.User.UID, GID: s.config.UserNS.Base + spec.Process.User.GID,
+		UID: s.ids(d.GetTaskId()).Base + spec.Process.User.UID, GID: s.ids(d.GetTaskId()).Base + spec.Process.User.GID,
 	}
 	args := map[string]string{tasklog.Command: log.String()}
 	io := cio.BinaryIO(s.logger, args)
@@ -148,9 +148,12 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 // snapshot makes the container's own file system. It is a root of containerd's
 // collector, which a lease would be, too, for two more transactions: rund
 // removes it by its key, also where a crash left no container (see sweep).
-func (s *Server) snapshot(ctx context.Context, id, cid, parent string) error {
+func (s *Server) snapshot(ctx context.Context, d *rundpb.TaskDesired, cid, parent string) error {
 	_, err := s.client.SnapshotService(image.Snapshotter).Prepare(ctx, cid, parent,
-		snapshots.WithLabels(map[string]string{labelRoot: now(), labelTask: id}))
+		snapshots.WithLabels(map[string]string{labelRoot: now(), labelTask: d.GetTaskId()}))
+	if err == nil && alone(d.GetSpec()) {
+		err = s.images.Shift(ctx, cid, s.ids(d.GetTaskId()).Base)
+	}
 	if err != nil {
 		return fmt.Errorf("file system: %w", err)
 	}
@@ -223,7 +226,7 @@ func (s *Server) createContainer(ctx context.Context, d, filled *rundpb.TaskDesi
 	_, err = s.client.ContainerService().Create(ctx, containers.Container{
 		ID: cid, Image: img.Name, Snapshotter: image.Snapshotter, SnapshotKey: cid, Spec: anySpec,
 		Runtime:    containers.RuntimeInfo{Name: runtimeName, Options: runtime},
-		Labels:     map[string]string{labelTask: id, labelService: d.GetServiceId(), labelSignal: signal},
+		Labels:     s.rangeLabel(d, map[string]string{labelTask: id, labelService: d.GetServiceId(), labelSignal: signal}),
 		Extensions: extensions,
 	})
 	if err != nil {
@@ -241,7 +244,7 @@ func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready) (
 	limits, reserved := d.GetSpec().GetLimits(), d.GetSpec().GetReservations()
 	in := ocispec.Container{
 		Env: ocispec.MergeEnv(img.Config.Env, c.GetEnv()), Cwd: "/", Hostname: hostnameOf(d), ReadOnly: c.GetReadOnly(), Terminal: c.GetTty(),
-		UserNS: s.netns.UserPath(id), NetNS: s.netns.Path(id), IDBase: s.config.UserNS.Base, IDSize: s.config.UserNS.Size,
+		UserNS: s.netns.UserPath(id), NetNS: s.netns.Path(id), IDBase: s.ids(id).Base, IDSize: s.config.UserNS.Size,
 		CgroupsPath: path.Join(s.config.CgroupParent, cid),
 		NanoCPUs:    limits.GetNanoCpus(), Shares: reserved.GetNanoCpus(),
 		MemoryBytes: limits.GetMemoryBytes(), MemoryLow: reserved.GetMemoryBytes(), Pids: limits.GetPids(),

@@ -20,6 +20,11 @@ func (w *worker) fix(d *rundpb.TaskDesired) error {
 	defer w.mu.Unlock()
 	if w.first == nil {
 		if d.GetSpec() != nil {
+			if alone(d.GetSpec()) {
+				if err := w.s.ranges.take(w.id); err != nil {
+					return err
+				}
+			}
 			w.first = &rundpb.TaskDesired{TaskId: w.id, ServiceId: d.GetServiceId(), ServiceName: d.GetServiceName(), Slot: d.GetSlot(), Spec: d.GetSpec()}
 		}
 		return nil
@@ -37,6 +42,7 @@ func (w *worker) forgetFixed() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.first = nil
+	w.s.ranges.release(w.id)
 }
 
 // fixed is what the task is, with what d alone says: who signed it.

@@ -108,8 +108,9 @@ func (s *Server) fileMounts(id string, spec *taskpb.TaskSpec) (out []ocispec.Mou
 }
 
 // file is what becomes of one: private, unless all in it is anybody's to read.
-func (s *Server) file(g granted, name string, private bool, data []byte) taskfiles.File {
-	f := taskfiles.File{UID: int(s.config.UserNS.Base + g.GetUid()), GID: int(s.config.UserNS.Base + g.GetGid()), Mode: os.FileMode(g.GetMode()), Data: data}
+func (s *Server) file(task string, g granted, name string, private bool, data []byte) taskfiles.File {
+	base := s.ids(task).Base
+	f := taskfiles.File{UID: int(base + g.GetUid()), GID: int(base + g.GetGid()), Mode: os.FileMode(g.GetMode()), Data: data}
 	if f.Mode == 0 {
 		f.Mode = 0o444
 		if private {

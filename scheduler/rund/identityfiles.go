@@ -68,6 +68,9 @@ func (s *Server) PutIdentity(_ context.Context, req *rundpb.PutIdentityRequest) 
 	case d.GetSpec().GetIdentity().GetFiles() == "" || d.GetSpec().GetIdentity().GetNone():
 		return nil, status.Errorf(codes.FailedPrecondition, "task %s wants no files of its identity", req.GetTaskId())
 	}
+	if err := w.fix(d); err != nil {
+		return nil, status.Error(codes.FailedPrecondition, oneline.Text(err.Error(), maxSaid))
+	}
 	if err := w.putIdentity(d.GetSpec().GetIdentity(), req); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, oneline.Text(err.Error(), maxSaid))
 	}
@@ -91,7 +94,7 @@ func (w *worker) putIdentity(i *taskpb.Identity, req *rundpb.PutIdentityRequest)
 		}
 	}
 	file := func(name string, mode os.FileMode, data []byte) taskfiles.File {
-		root := int(w.s.config.UserNS.Base)
+		root := int(w.s.ids(w.id).Base)
 		return taskfiles.File{Dir: taskfiles.Identity, Name: name, UID: root, GID: root, Mode: mode, Data: data}
 	}
 	if err := w.s.files.PutDir(w.id, taskfiles.Identity, []taskfiles.File{
@@ -133,7 +136,8 @@ func (s *Server) ownIdentity(id string, spec *taskpb.TaskSpec, uid, gid uint32) 
 	if spec.GetIdentity().GetFiles() == "" {
 		return nil
 	}
-	if err := s.files.Own(id, taskfiles.Identity, int(s.config.UserNS.Base+uid), int(s.config.UserNS.Base+gid)); err != nil {
+	base := s.ids(id).Base
+	if err := s.files.Own(id, taskfiles.Identity, int(base+uid), int(base+gid)); err != nil {
 		return fmt.Errorf("files of the task's identity: %w", err)
 	}
 	return nil

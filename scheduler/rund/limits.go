@@ -29,6 +29,8 @@ const (
 
 	// What the node's configuration may allow: each is a feature that it tells of.
 	maxAllowedDevices = 24
+	// maxRanges bounds the ranges of ids that tasks may have for themselves.
+	maxRanges = 1024
 	// Filters of system calls: how many, how long one is and how many calls it names.
 	maxProfiles     = 16
 	maxProfileBytes = 256 << 10

@@ -41,6 +41,7 @@ func (s *Server) Probe(ctx context.Context, _ *rundpb.ProbeRequest) (*rundpb.Pro
 		resp.Features = append(resp.Features, &taskpb.Feature{Name: "check", Present: true})
 	}
 	resp.Features = append(resp.Features, s.allowed.features()...)
+	resp.Features = append(resp.Features, s.ranges.feature())
 	resp.Features = append(resp.Features, s.lockFeature()...)
 	if err == nil {
 		if resp.LoadedImages, err = s.images.Loaded(ctx); err != nil {

@@ -61,6 +61,11 @@ func (w *worker) reload(ctx context.Context) error {
 	if w.made, err = recorded(info); err != nil {
 		return err
 	}
+	if alone(w.made.GetSpec()) {
+		if err := w.s.ranges.recall(w.id, info.Labels[labelIDs]); err != nil {
+			return err
+		}
+	}
 	if err := w.fix(w.made); err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func (s *Server) runningOne(ctx context.Context, c containerd.Container) (*Runni
 	}
 	own := made.GetSpec().GetContainer()
 	r := &Running{Task: made.GetTaskId(), Image: own.GetImage(), Made: own.GetDigest(), Wanted: own.GetDigest(), PID: int(task.Pid()),
-		Base: s.config.UserNS.Base, Size: s.config.UserNS.Size, User: spec.Process.User.UID, ReadOnly: own.GetReadOnly() || spec.Root.Readonly,
+		Base: s.ids(made.GetTaskId()).Base, Size: s.config.UserNS.Size, User: spec.Process.User.UID, ReadOnly: own.GetReadOnly() || spec.Root.Readonly,
 		Granted: granting(made.GetSpec()), Inside: func(f func() error) error { return s.netns.AsOwner(made.GetTaskId(), f) }}
 	r.Capabilities, r.Unfiltered = s.allowed.held(own, r.User == 0)
 	signed := [][]byte{made.GetSigned()}

@@ -61,6 +61,7 @@ type Server struct {
 	netns     *netns.Store
 	binds     *binds
 	allowed   *allowed
+	ranges    *ranges
 	users     users
 	locals    *locals
 	files     *taskfiles.Store
@@ -109,7 +110,8 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	ids := o.Config.ids()
-	ns, err := netns.Open(filepath.Join(o.RunDir, "netns"), ids)
+	ranges := newRanges(o.Config)
+	ns, err := netns.Open(filepath.Join(o.RunDir, "netns"), ranges.of)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +128,7 @@ func New(o Options) (*Server, error) {
 		o.Log.Error("nothing is begun on this node", "err", err)
 	}
 	s := &Server{
-		admission: admission, allowed: allowed, files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
+		admission: admission, allowed: allowed, ranges: ranges, files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
 		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks), check: o.Check, checking: make(chan struct{}, 1),

@@ -40,7 +40,7 @@ func full() *schedulerpb.ServiceSpec {
 				ReadOnly: true, StopSignal: "int", StopGraceNs: 3e9, Tty: true,
 				Healthcheck: &taskpb.Healthcheck{Test: []string{"CMD-SHELL", "curl -f localhost || exit 1"}, IntervalNs: 1e9, TimeoutNs: 2e9,
 					StartPeriodNs: 60e9, StartIntervalNs: 1e9, Retries: 3},
-				Init: true, Hosts: []*taskpb.Host{{Name: "db", Address: "192.0.2.7"}},
+				Init: true, Isolation: taskpb.Isolation_ISOLATION_USERNS, Hosts: []*taskpb.Host{{Name: "db", Address: "192.0.2.7"}},
 				Dns:     &taskpb.DNS{Servers: []string{"192.0.2.53"}, Search: []string{"corp.example"}, Options: []string{"ndots:2"}},
 				Ulimits: []*taskpb.Ulimit{{Name: "nofile", Soft: 64, Hard: 128}}, Sysctls: []*taskpb.Sysctl{{Name: "net.ipv4.tcp_keepalive_time", Value: "60"}},
 				CapAdd: []string{"CAP_NET_ADMIN"}, CapDrop: []string{"CAP_CHOWN"}, Devices: []*taskpb.Device{{Source: "/dev/fuse", Target: "/dev/fuse", Access: "rw"}},

@@ -26,6 +26,55 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Isolation is what keeps a container from others beyond what always does.
+type Isolation int32
+
+const (
+	// Its ids are those that all containers of its node have.
+	Isolation_ISOLATION_UNSPECIFIED Isolation = 0
+	// It has a range of the node's ids for itself.
+	Isolation_ISOLATION_USERNS Isolation = 1
+)
+
+// Enum value maps for Isolation.
+var (
+	Isolation_name = map[int32]string{
+		0: "ISOLATION_UNSPECIFIED",
+		1: "ISOLATION_USERNS",
+	}
+	Isolation_value = map[string]int32{
+		"ISOLATION_UNSPECIFIED": 0,
+		"ISOLATION_USERNS":      1,
+	}
+)
+
+func (x Isolation) Enum() *Isolation {
+	p := new(Isolation)
+	*p = x
+	return p
+}
+
+func (x Isolation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Isolation) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_taskpb_task_proto_enumTypes[0].Descriptor()
+}
+
+func (Isolation) Type() protoreflect.EnumType {
+	return &file_scheduler_taskpb_task_proto_enumTypes[0]
+}
+
+func (x Isolation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Isolation.Descriptor instead.
+func (Isolation) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{0}
+}
+
 type OnUpdate int32
 
 const (
@@ -65,11 +114,11 @@ func (x OnUpdate) String() string {
 }
 
 func (OnUpdate) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[0].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[1].Descriptor()
 }
 
 func (OnUpdate) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[0]
+	return &file_scheduler_taskpb_task_proto_enumTypes[1]
 }
 
 func (x OnUpdate) Number() protoreflect.EnumNumber {
@@ -78,7 +127,7 @@ func (x OnUpdate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OnUpdate.Descriptor instead.
 func (OnUpdate) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
 }
 
 type Mount_Type int32
@@ -114,11 +163,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[1].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[2].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[1]
+	return &file_scheduler_taskpb_task_proto_enumTypes[2]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -166,11 +215,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[2].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[2]
+	return &file_scheduler_taskpb_task_proto_enumTypes[3]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -215,11 +264,11 @@ func (x Port_Protocol) String() string {
 }
 
 func (Port_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[4].Descriptor()
 }
 
 func (Port_Protocol) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[3]
+	return &file_scheduler_taskpb_task_proto_enumTypes[4]
 }
 
 func (x Port_Protocol) Number() protoreflect.EnumNumber {
@@ -264,11 +313,11 @@ func (x Port_Mode) String() string {
 }
 
 func (Port_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[4].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[5].Descriptor()
 }
 
 func (Port_Mode) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[4]
+	return &file_scheduler_taskpb_task_proto_enumTypes[5]
 }
 
 func (x Port_Mode) Number() protoreflect.EnumNumber {
@@ -630,7 +679,8 @@ type ContainerSpec struct {
 	// Of those that a container's root has; "ALL": every one.
 	CapDrop []string `protobuf:"bytes,22,rep,name=cap_drop,json=capDrop,proto3" json:"cap_drop,omitempty"`
 	// Devices of the node, which has to allow each.
-	Devices []*Device `protobuf:"bytes,23,rep,name=devices,proto3" json:"devices,omitempty"`
+	Devices   []*Device `protobuf:"bytes,23,rep,name=devices,proto3" json:"devices,omitempty"`
+	Isolation Isolation `protobuf:"varint,24,opt,name=isolation,proto3,enum=redoubt.task.v1.Isolation" json:"isolation,omitempty"`
 	// Absent: the default filter of system calls.
 	Security *Security `protobuf:"bytes,25,opt,name=security,proto3" json:"security,omitempty"`
 	// Groups that its first process has beside those of its user: names of the image,
@@ -837,6 +887,13 @@ func (x *ContainerSpec) GetDevices() []*Device {
 		return x.Devices
 	}
 	return nil
+}
+
+func (x *ContainerSpec) GetIsolation() Isolation {
+	if x != nil {
+		return x.Isolation
+	}
+	return Isolation_ISOLATION_UNSPECIFIED
 }
 
 func (x *ContainerSpec) GetSecurity() *Security {
@@ -2247,7 +2304,7 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"Attachment\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x01 \x01(\tR\tnetworkId\x12\x1c\n" +
-	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xba\t\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses:\x04\xe8\xe5\x18\x03\"\xfa\t\n" +
 	"\rContainerSpec\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1e\n" +
@@ -2273,7 +2330,8 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\asysctls\x18\x14 \x03(\v2\x17.redoubt.task.v1.SysctlB\x04\xf0\xe5\x18\x03R\asysctls\x12\x1d\n" +
 	"\acap_add\x18\x15 \x03(\tB\x04\xf0\xe5\x18\x03R\x06capAdd\x12\x1f\n" +
 	"\bcap_drop\x18\x16 \x03(\tB\x04\xf0\xe5\x18\x03R\acapDrop\x127\n" +
-	"\adevices\x18\x17 \x03(\v2\x17.redoubt.task.v1.DeviceB\x04\xf0\xe5\x18\x03R\adevices\x12;\n" +
+	"\adevices\x18\x17 \x03(\v2\x17.redoubt.task.v1.DeviceB\x04\xf0\xe5\x18\x03R\adevices\x12>\n" +
+	"\tisolation\x18\x18 \x01(\x0e2\x1a.redoubt.task.v1.IsolationB\x04\xf0\xe5\x18\x03R\tisolation\x12;\n" +
 	"\bsecurity\x18\x19 \x01(\v2\x19.redoubt.task.v1.SecurityB\x04\xf0\xe5\x18\x03R\bsecurity\x12\x1c\n" +
 	"\x06groups\x18\x1a \x03(\tB\x04\xf0\xe5\x18\x03R\x06groups\x12\"\n" +
 	"\ttemplated\x18\x1b \x01(\bB\x04\xf0\xe5\x18\x03R\ttemplated\x128\n" +
@@ -2410,7 +2468,10 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\acontrol\x18\x01 \x01(\tR\acontrol\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x1a\n" +
 	"\bevidence\x18\x03 \x03(\tR\bevidence\x12\x12\n" +
-	"\x04took\x18\x04 \x01(\x03R\x04took*~\n" +
+	"\x04took\x18\x04 \x01(\x03R\x04took*H\n" +
+	"\tIsolation\x12\x1f\n" +
+	"\x15ISOLATION_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
+	"\x10ISOLATION_USERNS\x10\x01\x1a\x04\xf8\xe5\x18\x03*~\n" +
 	"\bOnUpdate\x12\x1f\n" +
 	"\x15ON_UPDATE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x18\n" +
 	"\x0eON_UPDATE_NONE\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
@@ -2429,71 +2490,73 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 	return file_scheduler_taskpb_task_proto_rawDescData
 }
 
-var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
-	(OnUpdate)(0),                // 0: redoubt.task.v1.OnUpdate
-	(Mount_Type)(0),              // 1: redoubt.task.v1.Mount.Type
-	(RestartPolicy_Condition)(0), // 2: redoubt.task.v1.RestartPolicy.Condition
-	(Port_Protocol)(0),           // 3: redoubt.task.v1.Port.Protocol
-	(Port_Mode)(0),               // 4: redoubt.task.v1.Port.Mode
-	(*TaskSpec)(nil),             // 5: redoubt.task.v1.TaskSpec
-	(*Identity)(nil),             // 6: redoubt.task.v1.Identity
-	(*NetworkUse)(nil),           // 7: redoubt.task.v1.NetworkUse
-	(*Attachment)(nil),           // 8: redoubt.task.v1.Attachment
-	(*ContainerSpec)(nil),        // 9: redoubt.task.v1.ContainerSpec
-	(*Host)(nil),                 // 10: redoubt.task.v1.Host
-	(*DNS)(nil),                  // 11: redoubt.task.v1.DNS
-	(*Ulimit)(nil),               // 12: redoubt.task.v1.Ulimit
-	(*Sysctl)(nil),               // 13: redoubt.task.v1.Sysctl
-	(*Device)(nil),               // 14: redoubt.task.v1.Device
-	(*Security)(nil),             // 15: redoubt.task.v1.Security
-	(*FileUse)(nil),              // 16: redoubt.task.v1.FileUse
-	(*FileVersion)(nil),          // 17: redoubt.task.v1.FileVersion
-	(*DeliveredFile)(nil),        // 18: redoubt.task.v1.DeliveredFile
-	(*FileFacts)(nil),            // 19: redoubt.task.v1.FileFacts
-	(*Healthcheck)(nil),          // 20: redoubt.task.v1.Healthcheck
-	(*Mount)(nil),                // 21: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 22: redoubt.task.v1.Resources
-	(*RestartPolicy)(nil),        // 23: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 24: redoubt.task.v1.Port
-	(*Storage)(nil),              // 25: redoubt.task.v1.Storage
-	(*Feature)(nil),              // 26: redoubt.task.v1.Feature
-	(*CheckResult)(nil),          // 27: redoubt.task.v1.CheckResult
-	nil,                          // 28: redoubt.task.v1.ContainerSpec.LabelsEntry
-	nil,                          // 29: redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	(Isolation)(0),               // 0: redoubt.task.v1.Isolation
+	(OnUpdate)(0),                // 1: redoubt.task.v1.OnUpdate
+	(Mount_Type)(0),              // 2: redoubt.task.v1.Mount.Type
+	(RestartPolicy_Condition)(0), // 3: redoubt.task.v1.RestartPolicy.Condition
+	(Port_Protocol)(0),           // 4: redoubt.task.v1.Port.Protocol
+	(Port_Mode)(0),               // 5: redoubt.task.v1.Port.Mode
+	(*TaskSpec)(nil),             // 6: redoubt.task.v1.TaskSpec
+	(*Identity)(nil),             // 7: redoubt.task.v1.Identity
+	(*NetworkUse)(nil),           // 8: redoubt.task.v1.NetworkUse
+	(*Attachment)(nil),           // 9: redoubt.task.v1.Attachment
+	(*ContainerSpec)(nil),        // 10: redoubt.task.v1.ContainerSpec
+	(*Host)(nil),                 // 11: redoubt.task.v1.Host
+	(*DNS)(nil),                  // 12: redoubt.task.v1.DNS
+	(*Ulimit)(nil),               // 13: redoubt.task.v1.Ulimit
+	(*Sysctl)(nil),               // 14: redoubt.task.v1.Sysctl
+	(*Device)(nil),               // 15: redoubt.task.v1.Device
+	(*Security)(nil),             // 16: redoubt.task.v1.Security
+	(*FileUse)(nil),              // 17: redoubt.task.v1.FileUse
+	(*FileVersion)(nil),          // 18: redoubt.task.v1.FileVersion
+	(*DeliveredFile)(nil),        // 19: redoubt.task.v1.DeliveredFile
+	(*FileFacts)(nil),            // 20: redoubt.task.v1.FileFacts
+	(*Healthcheck)(nil),          // 21: redoubt.task.v1.Healthcheck
+	(*Mount)(nil),                // 22: redoubt.task.v1.Mount
+	(*Resources)(nil),            // 23: redoubt.task.v1.Resources
+	(*RestartPolicy)(nil),        // 24: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 25: redoubt.task.v1.Port
+	(*Storage)(nil),              // 26: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 27: redoubt.task.v1.Feature
+	(*CheckResult)(nil),          // 28: redoubt.task.v1.CheckResult
+	nil,                          // 29: redoubt.task.v1.ContainerSpec.LabelsEntry
+	nil,                          // 30: redoubt.task.v1.FileFacts.ServiceLabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
-	9,  // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	22, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	22, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	23, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	24, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
-	7,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
-	6,  // 6: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
-	28, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
-	21, // 8: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
-	20, // 9: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
-	10, // 10: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
-	11, // 11: redoubt.task.v1.ContainerSpec.dns:type_name -> redoubt.task.v1.DNS
-	12, // 12: redoubt.task.v1.ContainerSpec.ulimits:type_name -> redoubt.task.v1.Ulimit
-	13, // 13: redoubt.task.v1.ContainerSpec.sysctls:type_name -> redoubt.task.v1.Sysctl
-	14, // 14: redoubt.task.v1.ContainerSpec.devices:type_name -> redoubt.task.v1.Device
-	15, // 15: redoubt.task.v1.ContainerSpec.security:type_name -> redoubt.task.v1.Security
-	16, // 16: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
-	16, // 17: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
-	0,  // 18: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
-	17, // 19: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
-	29, // 20: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
-	1,  // 21: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	2,  // 22: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	3,  // 23: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	4,  // 24: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	10, // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
+	23, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	23, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	24, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	25, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	8,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
+	7,  // 6: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
+	29, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	22, // 8: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
+	21, // 9: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
+	11, // 10: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
+	12, // 11: redoubt.task.v1.ContainerSpec.dns:type_name -> redoubt.task.v1.DNS
+	13, // 12: redoubt.task.v1.ContainerSpec.ulimits:type_name -> redoubt.task.v1.Ulimit
+	14, // 13: redoubt.task.v1.ContainerSpec.sysctls:type_name -> redoubt.task.v1.Sysctl
+	15, // 14: redoubt.task.v1.ContainerSpec.devices:type_name -> redoubt.task.v1.Device
+	0,  // 15: redoubt.task.v1.ContainerSpec.isolation:type_name -> redoubt.task.v1.Isolation
+	16, // 16: redoubt.task.v1.ContainerSpec.security:type_name -> redoubt.task.v1.Security
+	17, // 17: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
+	17, // 18: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
+	1,  // 19: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
+	18, // 20: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
+	30, // 21: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	2,  // 22: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
+	3,  // 23: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	4,  // 24: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	5,  // 25: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -2506,7 +2569,7 @@ func file_scheduler_taskpb_task_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
-			NumEnums:      5,
+			NumEnums:      6,
 			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -17,6 +17,7 @@ import (
 // it has. On update lists have -add and -rm; capabilities and the filter of system calls
 // are changed as docker service does it.
 type confineFlags struct {
+	isolation                                                              isolation
 	capAdd, capDrop, security                                              []string
 	ulimits                                                                ulimitList
 	devices                                                                deviceList
@@ -30,6 +31,7 @@ func (t *confineFlags) add(f *pflag.FlagSet, update bool) {
 	f.StringArrayVar(&t.capAdd, "cap-add", nil, "capability beyond those that a container's root has, as NET_ADMIN; its node must allow it")
 	f.StringArrayVar(&t.capDrop, "cap-drop", nil, "capability that it is not to have, or ALL")
 	f.StringArrayVar(&t.security, "security-opt", nil, "seccomp=PROFILE of the node, seccomp=default or seccomp=unconfined; no-new-privileges always holds")
+	f.Var(&t.isolation, "isolation", "default, or userns: a range of the node's ids for each task alone")
 	suffix := ""
 	if update {
 		suffix = "-add"
@@ -69,6 +71,9 @@ func (t *confineFlags) apply(c *taskpb.ContainerSpec) (err error) {
 	}
 	if err := t.applySecurity(c); err != nil {
 		return err
+	}
+	if t.isolation != "" {
+		c.Isolation = t.isolation.value()
 	}
 	c.Ulimits = changed(c.Ulimits, t.ulimits, t.ulimitRm, func(u *taskpb.Ulimit) []string { return []string{u.Name} })
 	c.Devices = changed(c.Devices, t.devices, t.deviceRm, func(d *taskpb.Device) []string { return []string{d.Source} })
@@ -125,6 +130,28 @@ func (t *confineFlags) applySecurity(c *taskpb.ContainerSpec) error {
 		}
 	}
 	return nil
+}
+
+type isolation string
+
+func (i *isolation) Type() string   { return "default|userns" }
+func (i *isolation) String() string { return string(*i) }
+func (i *isolation) Set(s string) error {
+	switch s {
+	case "default", "userns":
+		*i = isolation(s)
+		return nil
+	case "gvisor":
+		return fmt.Errorf("gvisor is not there yet: use userns")
+	}
+	return fmt.Errorf("use default or userns")
+}
+
+func (i isolation) value() taskpb.Isolation {
+	if i == "userns" {
+		return taskpb.Isolation_ISOLATION_USERNS
+	}
+	return taskpb.Isolation_ISOLATION_UNSPECIFIED
 }
 
 type ulimitList []*taskpb.Ulimit
@@ -261,6 +288,9 @@ func confineFields(c *taskpb.ContainerSpec) (out [][2]string) {
 	show("DNS servers", c.GetDns().GetServers()...)
 	show("DNS search", c.GetDns().GetSearch()...)
 	show("DNS options", c.GetDns().GetOptions()...)
+	if c.GetIsolation() == taskpb.Isolation_ISOLATION_USERNS {
+		show("Isolation", "userns")
+	}
 	if c.GetInit() {
 		show("Init", "yes")
 	}

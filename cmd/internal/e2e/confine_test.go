@@ -75,6 +75,20 @@ func TestConfine(t *testing.T) {
 			t.Error(got)
 		}
 	})
+	t.Run("a range of its own", func(t *testing.T) {
+		sub := *c
+		sub.t = t
+		if r := sub.onIn(m, []byte("s3same"), "secret", "create", "token", "-"); r.code != 0 {
+			t.Fatal(r)
+		}
+		once("alone", "--isolation", "userns", "--user", "1000", "--secret", "source=token,uid=1000", image, "cat", "/proc/self/uid_map", "/run/secrets/token", "/proc/self/status")
+		got := sub.printedAll("alone", "Seccomp:")
+		if !strings.Contains(got, "s3same") || !strings.Contains(got, "uid_map: 0 10905") || !strings.Contains(got, "Uid: 1000 1000 1000 1000") {
+			t.Error(got)
+		}
+		once("lives", "--isolation", "userns", "--init", image, "wait")
+		sub.printedAll("lives", "ready")
+	})
 	t.Run("what no node allows waits and says so", func(t *testing.T) {
 		sub := *c
 		sub.t = t

@@ -110,7 +110,7 @@ func newWorld(t *testing.T) *world {
 	w.must(unix.Mount(w.o.Netns, w.o.Netns, "", unix.MS_BIND, ""))
 	w.must(unix.Mount("", w.o.Netns, "", unix.MS_SHARED, ""))
 	var err error
-	w.sandbox, err = netns.Open(w.o.Netns, netns.IDMap{Base: 0x4000_0000, Size: 65536})
+	w.sandbox, err = netns.Open(w.o.Netns, func(string) netns.IDMap { return netns.IDMap{Base: 0x4000_0000, Size: 65536} })
 	w.must(err)
 	t.Cleanup(func() {
 		if w.client != nil {

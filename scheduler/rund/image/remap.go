@@ -123,15 +123,7 @@ func (s *Store) chownAll(ctx context.Context, root string) error {
 			rel, _ := filepath.Rel(root, path)
 			return rejectf("file /%s belongs to %d:%d, outside the user namespace of %d ids (rund.userns.size)", rel, st.Uid, st.Gid, s.size)
 		}
-		if err := os.Lchown(path, int(s.base+st.Uid), int(s.base+st.Gid)); err != nil {
-			return err
-		}
-		// chown clears these.
-		const special = fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
-		if m := fi.Mode(); m&fs.ModeSymlink == 0 && m&special != 0 {
-			return os.Chmod(path, m)
-		}
-		return nil
+		return chown(path, fi, s.base+st.Uid, s.base+st.Gid)
 	})
 }
 

@@ -53,11 +53,12 @@ func (m IDMap) Validate() error {
 // Store is the directory of pinned namespaces.
 type Store struct {
 	dir string
-	ids IDMap
+	ids func(task string) IDMap
 }
 
-// Open checks that dir is a shared mount.
-func Open(dir string, ids IDMap) (*Store, error) {
+// Open checks that dir is a shared mount. ids tells the range of a task, the same for as
+// long as it has anything pinned.
+func Open(dir string, ids func(task string) IDMap) (*Store, error) {
 	shared, err := isSharedMount(dir)
 	if err != nil {
 		return nil, err
@@ -87,7 +88,7 @@ func (s *Store) Create(id string) error {
 		return err
 	}
 	err := s.AsOwner(id, func() error {
-		h, err := newHolder(s.ids)
+		h, err := newHolder(s.ids(id))
 		if err != nil {
 			return fmt.Errorf("create namespaces: %w", err)
 		}

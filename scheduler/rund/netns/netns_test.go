@@ -17,7 +17,7 @@ func TestIDMap(t *testing.T) {
 }
 
 func TestNeedsSharedMount(t *testing.T) {
-	if _, err := Open(t.TempDir(), IDMap{1 << 30, 65536}); err == nil || !strings.Contains(err.Error(), "not a shared mount") {
+	if _, err := Open(t.TempDir(), func(string) IDMap { return IDMap{1 << 30, 65536} }); err == nil || !strings.Contains(err.Error(), "not a shared mount") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -50,7 +50,7 @@ func owner(t *testing.T, path string) (dev, ino uint64) {
 }
 
 func TestNetworks(t *testing.T) {
-	s, err := Open(sharedDir(t), IDMap{1 << 30, 65536})
+	s, err := Open(sharedDir(t), func(string) IDMap { return IDMap{1 << 30, 65536} })
 	if err != nil {
 		t.Fatal(err)
 	}

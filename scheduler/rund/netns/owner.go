@@ -23,7 +23,7 @@ func (m IDMap) owner(id string) int {
 
 // AsOwner runs f on a thread that owns the task's user namespace, which gives it
 // every capability there.
-func (s *Store) AsOwner(id string, f func() error) error { return asOwner(s.ids.owner(id), f) }
+func (s *Store) AsOwner(id string, f func() error) error { return asOwner(s.ids(id).owner(id), f) }
 
 // asOwner runs f on a thread of its own whose effective user is uid and which
 // keeps its capabilities. The thread is not used again.
