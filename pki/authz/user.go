@@ -78,11 +78,8 @@ func (c userCreds) who(raw net.Conn) (string, error) {
 	if cred.Uid == 0 {
 		return "", errors.New("this socket is for users: root has one of its own")
 	}
-	switch in, err := peercred.InGroup(uc, c.gid); {
-	case err != nil:
+	if err := CheckGroup(uc, c.gid); err != nil {
 		return "", err
-	case !in:
-		return "", fmt.Errorf("uid %d (pid %d) may not use this socket: it is not in group %d", cred.Uid, cred.Pid, c.gid)
 	}
 	name, err := c.names(cred.Uid)
 	if err == nil {
@@ -92,6 +89,20 @@ func (c userCreds) who(raw net.Conn) (string, error) {
 		return "", fmt.Errorf("uid %d (pid %d): %w", cred.Uid, cred.Pid, err)
 	}
 	return name, nil
+}
+
+// CheckGroup returns an error unless the process at the other end of uc was in group gid
+// when it connected.
+func CheckGroup(uc *net.UnixConn, gid uint32) error {
+	cred, err := peercred.Of(uc)
+	if err != nil {
+		return err
+	}
+	in, err := peercred.InGroup(uc, gid)
+	if err == nil && !in {
+		err = fmt.Errorf("uid %d (pid %d) may not use this socket: it is not in group %d", cred.Uid, cred.Pid, gid)
+	}
+	return err
 }
 
 func (userCreds) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -237,7 +237,7 @@ func badArguments(t *testing.T, c *cluster) {
 	on(2, "use table, json or a template", "node", "ls", "--format", "yaml")
 	create(2, "unknown flag", "--replica", "2")
 	create(2, "at most 63", "--name", strings.Repeat("a", 64))
-	for _, name := range []string{"../x", "a/b", "UPPER", "a b", ".", "-x", "x-", "a_b", "é", "a\x1b[2Jb", ""} {
+	for _, name := range []string{"../x", "a/b", "UPPER", "a b", ".", "-x", "x-", "_b", "a_", "é", "a\x1b[2Jb", ""} {
 		create(2, "name", "--name="+name)
 	}
 	create(2, "0 or more", "--replicas=-1")

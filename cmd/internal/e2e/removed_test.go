@@ -79,8 +79,8 @@ func TestRemovedNodeGivesUp(t *testing.T) {
 }
 
 // rootMayUse are sockets whose callers are people, or their tools: wg show asks
-// wg.sock, which changes nothing, and redoubt lock asks rund.sock.
-var rootMayUse = map[string]bool{"rund.sock": true, "metrics.sock": true, "api.sock": true, "unlock.sock": true, "wg.sock": true}
+// wg.sock, which changes nothing, redoubt lock asks rund.sock, and docker is docker's.
+var rootMayUse = map[string]bool{"rund.sock": true, "docker.sock": true, "metrics.sock": true, "api.sock": true, "unlock.sock": true, "wg.sock": true}
 
 // socketsKnowTheirUsers: no socket of a node says a word to a user it is not
 // for, whatever file modes would let through.

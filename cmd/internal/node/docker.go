@@ -3,11 +3,15 @@ package node
 import (
 	"context"
 	"net"
+	"os"
 	"sync"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/dockerapi"
+	"github.com/redoubt-cluster/redoubt/internal/peercred"
+	"github.com/redoubt-cluster/redoubt/internal/quietlog"
 	"github.com/redoubt-cluster/redoubt/internal/strangers"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 )
 
 // within is a listener whose connections are made in this process, each on behalf of the
@@ -90,7 +94,41 @@ func (n *Node) serveDocker(ctx context.Context, l net.Listener, root, users *wit
 		},
 		Log: n.log,
 	})
-	return gateway.Serve(ctx, crowded{l, strangers.NewCrowd(maxUserConns, maxConnsEach)})
+	quiet := quietlog.New(n.log)
+	return gateway.Serve(ctx, members{crowded{l, strangers.NewCrowd(maxUserConns, maxConnsEach)}, uint32(os.Getegid()),
+		func(err error) { quiet.Warn("docker.sock", "refused a user", "reason", err) }})
+}
+
+// members lets in root and who is in the group, as api.sock and users.sock do, so that
+// others are not even told what node this is.
+type members struct {
+	crowded
+	gid     uint32
+	refused func(error)
+}
+
+// Accept implements net.Listener.
+func (l members) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.crowded.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if err := l.admit(conn.(*counted).UnixConn); err == nil {
+			return conn, nil
+		} else {
+			l.refused(err)
+		}
+		conn.Close()
+	}
+}
+
+func (l members) admit(uc *net.UnixConn) error {
+	cred, err := peercred.Of(uc)
+	if err != nil || cred.Uid == 0 {
+		return err
+	}
+	return authz.CheckGroup(uc, l.gid)
 }
 
 func (n *Node) dockerSelf() dockerapi.Self {
