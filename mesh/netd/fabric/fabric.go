@@ -111,7 +111,8 @@ type Fabric struct {
 	admitted [admitters]map[[16]byte]bool
 	policies kernel.Policies
 
-	kick chan struct{} // of capacity 1: Run is to look at the MTU
+	kick  chan struct{} // of capacity 1: Run is to look at the MTU
+	turns chan struct{} // of capacity 1: Run is to follow turns
 
 	// Set by tests only.
 	avoidKernel bool
@@ -141,7 +142,7 @@ func New(o Options) (*Fabric, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &Fabric{log: o.Logger, ns: ns, link: link, table: table{link: link}, plan: emptyPlan(), turned: map[wgtypes.Key]bool{}, strays: map[wgtypes.Key]*stray{},
-		kick: make(chan struct{}, 1)}, nil
+		kick: make(chan struct{}, 1), turns: make(chan struct{}, 1)}, nil
 }
 
 // Close ends the embedded driver and wipes the keys. The kernel's state stays.
@@ -288,6 +289,7 @@ func (f *Fabric) Declare(_ context.Context, req *netdpb.FabricRequest) (*netdpb.
 			// or not.
 			f.plan, f.sum, touched = p, sum, t
 			f.forgetTurns()
+			f.noteTurns()
 		}
 		if touched != nil && f.mayBeBrief(before) {
 			if err := kernel.OneLine(f.settlePeers(touched, func(string) {}), f.settleRoutes(h, false, func(string) {})); err != nil {

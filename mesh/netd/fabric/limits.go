@@ -38,8 +38,8 @@ const (
 	// Handshakes that are begun in one go.
 	wakeAtOnce = 64
 
-	// How often it is looked whether a peer has begun to use its next key, and
-	// the least multiple of what looking costs.
+	// How often it is looked whether a peer has begun to use its next key, while
+	// one has not, and the least multiple of what looking costs.
 	turnEvery  = 10 * time.Millisecond
 	turnFactor = 20
 

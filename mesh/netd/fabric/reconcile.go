@@ -159,6 +159,7 @@ func (f *Fabric) settlePeers(touched map[wgtypes.Key]bool, changed func(string))
 func (f *Fabric) wake(keys []wgtypes.Key) error {
 	now := min(len(keys), wakeAtOnce)
 	f.asleep = append(f.asleep, keys[now:]...)
+	f.noteTurns()
 	off, on, as := f.plan.wake(keys[:now], f.turned)
 	for _, peers := range [][]wgtypes.PeerConfig{off, on, as} {
 		if err := f.tell(peers); err != nil {
@@ -196,6 +197,20 @@ func (f *Fabric) turnKey(changed func(string)) error {
 
 // waiting reports whether a peer announced a key and has not used it yet.
 func (f *Fabric) waiting() bool { return len(f.plan.announced) > len(f.turned) }
+
+// turning reports whether there is something for followTurns.
+func (f *Fabric) turning() bool { return f.waiting() || len(f.asleep) > 0 }
+
+// noteTurns has Run follow turns where there are any. A node at rest looks for none.
+func (f *Fabric) noteTurns() {
+	if !f.turning() {
+		return
+	}
+	select {
+	case f.turns <- struct{}{}:
+	default: // it is going to look anyway
+	}
+}
 
 // lookForTurns notes the announced keys that have shaken hands.
 func (f *Fabric) lookForTurns() error {

@@ -21,7 +21,7 @@ func (f *Fabric) Run(ctx context.Context) error {
 	defer notices.Close()
 	tick := time.NewTicker(repairEvery)
 	defer tick.Stop()
-	turn := time.NewTimer(turnEvery)
+	turn, following := time.NewTimer(turnEvery), true
 	defer turn.Stop()
 	astray := time.NewTimer(strayEvery)
 	defer astray.Stop()
@@ -30,7 +30,16 @@ func (f *Fabric) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-turn.C:
-			turn.Reset(f.followTurns(ctx))
+			next := f.followTurns(ctx)
+			if following = next > 0; following {
+				turn.Reset(next)
+			}
+			continue
+		case <-f.turns:
+			if !following { // else it is going to look, after as long as looking costs
+				following = true
+				turn.Reset(turnEvery)
+			}
 			continue
 		case <-astray.C:
 			astray.Reset(f.followStrays(ctx))
@@ -92,11 +101,15 @@ func (f *Fabric) mtuHolds() bool {
 	return holds
 }
 
-// followTurns wakes the next peers, looks for next keys in use and returns after what time to look again.
+// followTurns wakes the next peers, looks for next keys in use and returns after
+// what time to look again; 0: not before there is something to look for (f.turns).
 func (f *Fabric) followTurns(ctx context.Context) time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ctx.Err() != nil || f.closed || f.driver == nil || f.have == nil || !f.waiting() && len(f.asleep) == 0 {
+	if ctx.Err() != nil || f.closed || !f.turning() {
+		return 0
+	}
+	if f.driver == nil || f.have == nil {
 		return turnEvery
 	}
 	began := time.Now()
