@@ -178,7 +178,7 @@ func (d *dockerStory) services() {
 	d.says("service inspect --pretty api", `(?s)Name:\s+api.*Replicas:\s+1.*Constraints:\s+\[node.role==worker\].*greeting.*db-password.*Memory:\s+64MiB.*Networks: back`)
 	d.says("service scale --detach api=3", "^api scaled to 3\n$")
 	d.says("service update --quiet --env-add C=d api", "^api\n$")
-	d.says("service inspect api --format '{{.Spec.TaskTemplate.ContainerSpec.Env}} {{.Spec.Mode.Replicated.Replicas}}'", `^\[A=b C=d\] 3\n$`)
+	d.says("service inspect api --format '{{.Spec.TaskTemplate.ContainerSpec.Env}} {{.Spec.Mode.Replicated.Replicas}}'", `^\[(A=b C=d|C=d A=b)\] 3\n$`)
 	d.says("service rollback --quiet api", "^api\n$")
 	d.says("service inspect api --format '{{.Spec.TaskTemplate.ContainerSpec.Env}} {{.UpdateStatus.State}}'", `^\[A=b\] rollback_completed\n$`)
 	d.says("service update --quiet --update-parallelism 2 --update-order start-first --update-delay 100ms --update-failure-action rollback --update-monitor 1s --env-add E=f api", "^api\n$")
