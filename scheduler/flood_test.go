@@ -167,6 +167,8 @@ func onePerSlot(t *testing.T, s *raftstore.Store) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-func slotOf(t *schedulerpb.Task) string { return store.SlotKey(t.GetServiceId(), t.GetSlot(), "") }
+func slotOf(t *schedulerpb.Task) string {
+	return fmt.Sprint(store.SlotKey(t.GetServiceId(), t.GetSlot(), t.GetTargetNodeId()), " ", t.GetIteration())
+}
 
 var gone = &schedulerpb.Task{Status: &schedulerpb.TaskStatus{State: store.Remove}}

@@ -16,6 +16,9 @@ const (
 	maxTransactionBytes = raftstore.MaxTransactionBytes / 2
 	taskOverhead        = 128
 
+	// maxEnds is how many runs of jobs one transaction ends.
+	maxEnds = 100
+
 	// messagePause is the least time between two reasons why a task waits.
 	messagePause = 10 * time.Second
 

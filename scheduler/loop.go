@@ -12,6 +12,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/orchestrator"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -35,6 +36,10 @@ type loop struct {
 	again map[string]time.Time
 	// statuses are how far updates are, as plans say, to be written.
 	statuses []statusChange
+	// due are jobs of which a run may begin; ends are runs that have ended, as plans say,
+	// to be written.
+	due  map[string]bool
+	ends []store.RunEnd
 	// drop has services whose virtual addresses stayed long enough, and until when.
 	drop map[string]int64
 	// latch: managers' availability may have to be latched.
@@ -53,6 +58,7 @@ func newLoop(cfg Config) *loop {
 		dirty:    map[string]bool{},
 		again:    map[string]time.Time{},
 		drop:     map[string]int64{},
+		due:      map[string]bool{},
 		retry:    true,
 		latch:    true,
 		address:  true,
@@ -104,6 +110,8 @@ func (l *loop) observe(events []raftstore.Event) error {
 				nodes[either(old, now).GetId()] = true
 			} else if old, now, ok := store.Services.Event(e); ok {
 				l.service(either(old, now).GetId())
+			} else if old, now, ok := store.ServiceRuns.Event(e); ok {
+				l.service(either(old, now).GetServiceId())
 			} else if old, now, ok := store.Revisions.Event(e); ok && now == nil {
 				delete(l.requests, old.GetId())
 				if l.services[old.GetServiceId()] != nil {
@@ -131,7 +139,7 @@ func either[T comparable](a, b T) T {
 
 // observeTask looks once at a task of which there were any number of events.
 func (l *loop) observeTask(r raftstore.Reader, t *schedulerpb.Task) {
-	l.service(t.GetServiceId()).Touch(t.GetSlot(), t.GetTargetNodeId())
+	l.service(t.GetServiceId()).Touch(t)
 	now, ok := store.Tasks.Get(r, t.GetId())
 	if !ok {
 		l.cluster.RemoveTask(t.GetId())
@@ -158,11 +166,11 @@ func (l *loop) observeNode(r raftstore.Reader, id string) {
 	}
 	l.retry, l.latch = true, true
 	for t := range store.Tasks.By(r, "node", id) {
-		l.service(t.GetServiceId()).Touch(t.GetSlot(), t.GetTargetNodeId())
+		l.service(t.GetServiceId()).Touch(t)
 	}
 	for s := range store.Services.All(r) {
-		if s.GetSpec().GetGlobal() != nil {
-			l.service(s.GetId()).Touch(0, id)
+		if spec.PerNode(s.GetSpec()) {
+			l.service(s.GetId()).TouchNode(id)
 		}
 	}
 }

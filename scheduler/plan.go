@@ -62,6 +62,9 @@ func (l *loop) step(ctx context.Context) error {
 	if err := l.advance(ctx); err != nil {
 		return err
 	}
+	if err := l.jobs(ctx); err != nil {
+		return err
+	}
 	return l.dropVIPs(ctx)
 }
 
@@ -74,8 +77,15 @@ func (l *loop) linger(s *schedulerpb.Service, now time.Time) {
 	at := time.Unix(0, until)
 	if !now.Before(at) {
 		l.drop[s.GetId()] = until
-	} else if next, ok := l.again[s.GetId()]; !ok || at.Before(next) {
-		l.again[s.GetId()] = at
+	} else {
+		l.againAt(s.GetId(), at)
+	}
+}
+
+// againAt has a service looked at again by then.
+func (l *loop) againAt(id string, at time.Time) {
+	if next, ok := l.again[id]; !ok || at.Before(next) {
+		l.again[id] = at
 	}
 }
 
@@ -140,6 +150,7 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 		delete(l.dirty, id)
 		in := orchestrator.Read(r, id)
 		in.NewID, in.Now = ident.New, now
+		in.RequestOf = func(revision uint64) *placement.Request { return l.request(r, id, revision) }
 		if in.Service != nil {
 			if in.Request = l.request(r, id, in.Service.GetRevision()); in.Request == nil {
 				l.cfg.Logger.Error("a service has no usable revision and is left as it is", "service", id)
@@ -155,6 +166,8 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 			l.again[id] = p.Again
 		}
 		l.note(in.Service, p)
+		l.ends = append(l.ends, p.Runs...)
+		l.dueAt(in.Service, now)
 		l.linger(in.Service, now)
 		if in.Service == nil && svc.Empty() && len(p.Revisions) == 0 {
 			delete(l.services, id)
@@ -197,7 +210,7 @@ func (l *loop) spare(writes []*write) []*write {
 			return false
 		}
 		t := w.tasks[0].new
-		l.services[w.serviceID].Touch(t.GetSlot(), t.GetTargetNodeId())
+		l.services[w.serviceID].Touch(t)
 		return true
 	})
 }

@@ -87,7 +87,7 @@ func TestOneSlotOfManyIsLookedAt(t *testing.T) {
 		looked++
 		return slot(n, node)
 	}
-	w.memory.Touch(7, "")
+	w.memory.Touch(&schedulerpb.Task{Slot: 7})
 	if p := w.memory.Plan(in); looked != 1 || len(p.Slots) != 0 {
 		t.Fatalf("%d slots were looked at, %v planned", looked, p.Slots)
 	}
@@ -121,7 +121,7 @@ func BenchmarkReconcile(b *testing.B) {
 		}
 		b.Run(fmt.Sprintf("one change among %d tasks", n), func(b *testing.B) {
 			for b.Loop() {
-				svc.Touch(uint32(n/2), "")
+				svc.Touch(&schedulerpb.Task{Slot: uint32(n / 2)})
 				if p := svc.Plan(in); len(p.Slots) > 0 {
 					b.Fatal("not at rest")
 				}

@@ -42,6 +42,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -61,6 +62,10 @@ type Input struct {
 	Revisions []string
 	// Node gives nil for a node that was removed.
 	Node func(id string) *schedulerpb.Node
+	// Runs are a job's, ascending by number. RequestOf gives the request of a revision
+	// that is not the current; nil: it is not there.
+	Runs      []*schedulerpb.ServiceRun
+	RequestOf func(revision uint64) *placement.Request
 	// Nodes is read for global services only.
 	Nodes iter.Seq[*schedulerpb.Node]
 	// NewID makes the ids of new tasks.
@@ -68,8 +73,8 @@ type Input struct {
 	Now   time.Time
 }
 
-// Read says how to get the input from the store. Request, NewID and Now are the
-// caller's to fill.
+// Read says how to get the input from the store. Request, RequestOf, NewID and
+// Now are the caller's to fill.
 func Read(r raftstore.Reader, serviceID string) Input {
 	in := Input{
 		ServiceID: serviceID,
@@ -84,6 +89,9 @@ func Read(r raftstore.Reader, serviceID string) Input {
 		},
 	}
 	in.Service, _ = store.Services.Get(r, serviceID)
+	if spec.IsJob(in.Service.GetSpec()) {
+		in.Runs = store.Runs(r, serviceID)
+	}
 	for rev := range store.Revisions.By(r, "service", serviceID) {
 		in.Revisions = append(in.Revisions, rev.GetId())
 	}
@@ -119,12 +127,14 @@ type Plan struct {
 	// where that cannot be it has Status.
 	Status   *schedulerpb.UpdateStatus
 	RollBack string
+	// Runs have ended, or go on again.
+	Runs []store.RunEnd
 	// Again is when the service must be planned again though nothing changed;
 	// zero: never.
 	Again time.Time
 }
 
-// Wanted is the number of tasks the service should have running now. A global
+// Wanted is the number of tasks a service that is no job should have running now. A global
 // service wants one on each node that may get one, and keeps those it has on
 // nodes that may not get another (paused ones).
 func Wanted(s *schedulerpb.Service, req *placement.Request, nodes iter.Seq[*schedulerpb.Node], tasks iter.Seq[*schedulerpb.Task]) uint64 {
@@ -133,7 +143,7 @@ func Wanted(s *schedulerpb.Service, req *placement.Request, nodes iter.Seq[*sche
 	}
 	on := map[string]bool{}
 	for node := range nodes {
-		if welcomes(node, req) {
+		if Welcomes(node, req) {
 			on[node.GetId()] = true
 		}
 	}
@@ -154,8 +164,8 @@ func Held(wanted uint64, c store.Count) uint64 {
 	return wanted - c.Wanted
 }
 
-// welcomes reports whether the node may get a new task of a global service.
-func welcomes(n *schedulerpb.Node, req *placement.Request) bool {
+// Welcomes reports whether the node may get a new task of a global service.
+func Welcomes(n *schedulerpb.Node, req *placement.Request) bool {
 	return n != nil && n.GetState() == schedulerpb.NodeState_NODE_STATE_READY &&
 		store.Effective(n) == store.Active && req.Matches(n) && req.Able(n)
 }

@@ -54,7 +54,7 @@ func (r *round) delay(g *group, p *taskpb.RestartPolicy) int64 {
 		if it.gone {
 			continue
 		}
-		if !r.failedSoon(it.t) {
+		if !r.failedSoon(it.t, r.revision(g)) {
 			break
 		}
 		failures++
@@ -67,8 +67,8 @@ func (r *round) delay(g *group, p *taskpb.RestartPolicy) int64 {
 
 // failedSoon reports whether a task of the current revision failed before it
 // could be said to work. It goes by the store's clock: the node's may be wrong.
-func (r *round) failedSoon(t *schedulerpb.Task) bool {
-	if s := store.State(t); t.GetRevision() != r.in.Service.GetRevision() || s != store.Failed && s != store.Rejected {
+func (r *round) failedSoon(t *schedulerpb.Task, current uint64) bool {
+	if s := store.State(t); t.GetRevision() != current || s != store.Failed && s != store.Rejected {
 		return false
 	}
 	begun := max(t.GetMeta().GetCreatedAt(), t.GetNotBefore())

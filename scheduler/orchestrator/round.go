@@ -28,8 +28,8 @@ func (it *item) wanted() bool { return !it.gone && store.Wanted(it.t) }
 // stays: wanted, and not to be replaced.
 func (it *item) stays() bool { return it.wanted() && !it.leaving }
 
-// group is the tasks of one slot, or of one node of a global service, oldest
-// first.
+// group is the tasks of one slot, or of one node of a global service, of one run where
+// it is a job's, oldest first.
 type group struct {
 	place
 	items []*item
@@ -51,6 +51,7 @@ type round struct {
 	// See Plan.
 	status   *schedulerpb.UpdateStatus
 	rollBack string
+	runs     []store.RunEnd
 }
 
 // wake has a group looked at again at that time, or before.
@@ -69,6 +70,9 @@ func (r *round) look(p place) *group {
 	g := &group{place: p}
 	r.groups[p] = g
 	for t := range r.in.Slot(p.slot, p.node) {
+		if t.GetIteration() != p.run {
+			continue
+		}
 		it := &item{old: t, t: t}
 		g.items = append(g.items, it)
 		r.orphanIfLost(it)
@@ -175,7 +179,8 @@ func (r *round) create(g *group, notBefore int64, restarts []int64) {
 		ServiceId:    r.in.ServiceID,
 		Slot:         g.slot,
 		TargetNodeId: g.node,
-		Revision:     r.in.Service.GetRevision(),
+		Revision:     r.revision(g),
+		Iteration:    g.run,
 		Desired:      store.Running,
 		Status:       &schedulerpb.TaskStatus{State: store.Pending, At: r.in.Now.UnixNano(), Message: message},
 		NotBefore:    notBefore,

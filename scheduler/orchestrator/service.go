@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -31,16 +33,25 @@ type Service struct {
 	// first of them is to be looked at; zero: there are none.
 	timed map[place]struct{}
 	due   time.Time
+
+	// Of a job: the runs for which this holds, what is summed up of each, those the tasks
+	// of which are kept, and among them those that go on.
+	runs    string
+	tallies map[uint64]*tally
+	kept    map[uint64]bool
+	going   []uint64
 }
 
-// place is a slot of a replicated service, or a node of a global one (slot 0).
+// place is a slot of a replicated service, or a node of a global one (slot 0), in one of
+// the runs of a job.
 type place struct {
 	slot uint32
 	node string
+	run  uint64
 }
 
 func (p place) compare(q place) int {
-	return cmp.Or(cmp.Compare(p.slot, q.slot), cmp.Compare(p.node, q.node))
+	return cmp.Or(cmp.Compare(p.run, q.run), cmp.Compare(p.slot, q.slot), cmp.Compare(p.node, q.node))
 }
 
 // summary is what the rules about all groups together need of one.
@@ -52,6 +63,7 @@ type summary struct {
 	open    bool  // an update is not over because of it
 	failed  bool  // a task of the update has failed
 	waiting bool  // its task has no node, and no restart delay to wait for
+	in      standing
 	// old are the revisions of its tasks other than the current; nil: none. A
 	// pointer, as this is kept of each slot there is.
 	old *[]uint64
@@ -67,10 +79,24 @@ func (s *summary) revisions() []uint64 {
 // NewService knows nothing: its first plans look at everything.
 func NewService() *Service { return &Service{all: true} }
 
-// Touch has a slot, or a node of a global service, looked at again.
-func (s *Service) Touch(slot uint32, targetNode string) {
+// Touch has the slot of a task, or its node in a global service, looked at again.
+func (s *Service) Touch(t *schedulerpb.Task) {
+	s.touch(place{t.GetSlot(), t.GetTargetNodeId(), t.GetIteration()})
+}
+
+// TouchNode has a node of a global service looked at again.
+func (s *Service) TouchNode(id string) {
+	if len(s.kept) == 0 {
+		s.touch(place{node: id})
+	}
+	for _, run := range s.going {
+		s.touch(place{node: id, run: run})
+	}
+}
+
+func (s *Service) touch(p place) {
 	if !s.all {
-		s.dirty[place{slot, targetNode}] = struct{}{}
+		s.dirty[p] = struct{}{}
 	}
 }
 
@@ -87,12 +113,13 @@ func (s *Service) reset(in Input) {
 		dirty: map[place]struct{}{}, groups: map[place]summary{},
 		stale: map[place]struct{}{}, timed: map[place]struct{}{}, failures: map[place]string{}, old: map[uint64]int{}, low: 1,
 	}
+	s.learn(in)
 	for t := range in.Tasks {
-		s.Touch(t.GetSlot(), t.GetTargetNodeId())
+		s.Touch(t)
 	}
-	if in.Service.GetSpec().GetGlobal() != nil {
+	if spec.PerNode(in.Service.GetSpec()) {
 		for n := range in.Nodes {
-			s.Touch(0, n.GetId())
+			s.TouchNode(n.GetId())
 		}
 	}
 }
@@ -101,7 +128,7 @@ func (s *Service) reset(in Input) {
 // nothing to do until something changes. The caller touches every slot whose
 // changes were made, or left out.
 func (s *Service) Plan(in Input) Plan {
-	if s.all || s.revision != in.Service.GetRevision() || s.rule != ruleOf(in.Service) {
+	if s.all || s.revision != in.Service.GetRevision() || s.rule != ruleOf(in.Service) || s.runs != runsKey(in.Runs) {
 		s.reset(in)
 	}
 	if !s.due.IsZero() && !s.due.After(in.Now) {
@@ -127,6 +154,8 @@ func (s *Service) Plan(in Input) Plan {
 			r.removeAll(g)
 			s.sum(r, g)
 		}
+	case spec.IsJob(in.Service.GetSpec()):
+		s.job(r)
 	case in.Service.GetSpec().GetGlobal() != nil:
 		s.global(r)
 	default:
@@ -144,7 +173,7 @@ func (s *Service) Plan(in Input) Plan {
 	return Plan{
 		ServiceID: in.ServiceID, ServiceVersion: in.Service.GetMeta().GetVersion(),
 		Slots: r.changes(), Revisions: s.unused(in), More: len(s.dirty) > 0, Again: s.due,
-		Status: r.status, RollBack: r.rollBack,
+		Status: r.status, RollBack: r.rollBack, Runs: r.runs,
 	}
 }
 
@@ -164,6 +193,11 @@ func (s *Service) unused(in Input) (out []string) {
 	}
 	for rev := range s.old {
 		used[store.RevisionID(in.ServiceID, rev)] = true
+	}
+	for _, run := range in.Runs {
+		if goes(in, run) {
+			used[store.RevisionID(in.ServiceID, run.GetRevision())] = true
+		}
 	}
 	for _, id := range in.Revisions {
 		if !used[id] {
@@ -189,6 +223,9 @@ func (s *Service) sum(r *round, g *group) {
 	count(&s.busy, was.busy, now.busy)
 	count(&s.waiting, was.waiting, now.waiting)
 	count(&s.open, was.open, now.open)
+	if g.run > 0 {
+		s.tell(r, g, was.in, now.in)
+	}
 	if delete(s.failures, g.place); now.failed {
 		t, _ := r.failure(g)
 		s.failures[g.place] = failureText(t)
@@ -234,6 +271,13 @@ func (r *round) summarise(g *group) (s summary, there bool) {
 		s.old, there = &old, true
 	}
 	s.present, s.rank = g.present(), g.rank()
+	if it := g.main(); g.run > 0 && r.in.Service != nil {
+		if r.fits(g) {
+			s.in = r.stands(g)
+		}
+		s.waiting = it != nil && it.t.GetNodeId() == "" && it.t.GetNotBefore() == 0
+		return s, there
+	}
 	if r.in.Service == nil || !r.kept(g) {
 		return s, there
 	}
@@ -276,7 +320,7 @@ func (r *round) kept(g *group) bool {
 
 // creatable reports whether a new task may be made in the group.
 func (r *round) creatable(g *group) bool {
-	return g.slot > 0 || welcomes(r.in.Node(g.node), r.in.Request)
+	return g.slot > 0 || Welcomes(r.in.Node(g.node), r.request(g))
 }
 
 // Reconcile plans for a service of which nothing is remembered.

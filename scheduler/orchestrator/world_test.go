@@ -196,7 +196,7 @@ func (w *world) invariants() {
 	}
 }
 
-func (w *world) touch(t *schedulerpb.Task) { w.memory.Touch(t.GetSlot(), t.GetTargetNodeId()) }
+func (w *world) touch(t *schedulerpb.Task) { w.memory.Touch(t) }
 
 // observeNodes touches what the leader's loop does for each that has changed.
 func (w *world) observeNodes() {
@@ -211,12 +211,12 @@ func (w *world) observeNodes() {
 		w.drained[id] = w.drained[id] || store.Effective(n) == store.Drain
 		w.seen[id] = proto.CloneOf(n)
 		if !proto.Equal(before[id], n) {
-			w.memory.Touch(0, id)
+			w.memory.TouchNode(id)
 		}
 	}
 	for id := range before {
 		if w.nodes[id] == nil {
-			w.memory.Touch(0, id)
+			w.memory.TouchNode(id)
 		}
 	}
 }
@@ -237,7 +237,7 @@ func (w *world) place() {
 		}
 		best, fewest := "", 0
 		for _, nid := range slices.Sorted(maps.Keys(w.nodes)) {
-			if !welcomes(w.nodes[nid], w.request()) || t.GetTargetNodeId() != "" && t.GetTargetNodeId() != nid {
+			if !Welcomes(w.nodes[nid], w.request()) || t.GetTargetNodeId() != "" && t.GetTargetNodeId() != nid {
 				continue
 			}
 			count := 0

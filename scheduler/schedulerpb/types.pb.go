@@ -338,6 +338,67 @@ func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
 	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{1, 0}
 }
 
+type ServiceRun_State int32
+
+const (
+	ServiceRun_STATE_UNSPECIFIED ServiceRun_State = 0
+	ServiceRun_STATE_RUNNING     ServiceRun_State = 1
+	ServiceRun_STATE_COMPLETED   ServiceRun_State = 2
+	// Tasks failed for good, and the others have ended.
+	ServiceRun_STATE_FAILED ServiceRun_State = 3
+	// Another took its place, or somebody ended it.
+	ServiceRun_STATE_STOPPED ServiceRun_State = 4
+	// It was never begun.
+	ServiceRun_STATE_MISSED ServiceRun_State = 5
+)
+
+// Enum value maps for ServiceRun_State.
+var (
+	ServiceRun_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_RUNNING",
+		2: "STATE_COMPLETED",
+		3: "STATE_FAILED",
+		4: "STATE_STOPPED",
+		5: "STATE_MISSED",
+	}
+	ServiceRun_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_RUNNING":     1,
+		"STATE_COMPLETED":   2,
+		"STATE_FAILED":      3,
+		"STATE_STOPPED":     4,
+		"STATE_MISSED":      5,
+	}
+)
+
+func (x ServiceRun_State) Enum() *ServiceRun_State {
+	p := new(ServiceRun_State)
+	*p = x
+	return p
+}
+
+func (x ServiceRun_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ServiceRun_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_schedulerpb_types_proto_enumTypes[5].Descriptor()
+}
+
+func (ServiceRun_State) Type() protoreflect.EnumType {
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[5]
+}
+
+func (x ServiceRun_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ServiceRun_State.Descriptor instead.
+func (ServiceRun_State) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3, 0}
+}
+
 type UpdateConfig_FailureAction int32
 
 const (
@@ -375,11 +436,11 @@ func (x UpdateConfig_FailureAction) String() string {
 }
 
 func (UpdateConfig_FailureAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[5].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[6].Descriptor()
 }
 
 func (UpdateConfig_FailureAction) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[5]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[6]
 }
 
 func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
@@ -388,7 +449,7 @@ func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_FailureAction.Descriptor instead.
 func (UpdateConfig_FailureAction) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5, 0}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type UpdateConfig_Order int32
@@ -426,11 +487,11 @@ func (x UpdateConfig_Order) String() string {
 }
 
 func (UpdateConfig_Order) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[6].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[7].Descriptor()
 }
 
 func (UpdateConfig_Order) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[6]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[7]
 }
 
 func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
@@ -439,7 +500,62 @@ func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_Order.Descriptor instead.
 func (UpdateConfig_Order) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5, 1}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6, 1}
+}
+
+// What is done with a run that is due while another goes on.
+type Schedule_Concurrency int32
+
+const (
+	Schedule_CONCURRENCY_UNSPECIFIED Schedule_Concurrency = 0 // forbid
+	Schedule_CONCURRENCY_ALLOW       Schedule_Concurrency = 1
+	// It waits, and is missed where it could not begin in time.
+	Schedule_CONCURRENCY_FORBID Schedule_Concurrency = 2
+	// The other is stopped.
+	Schedule_CONCURRENCY_REPLACE Schedule_Concurrency = 3
+)
+
+// Enum value maps for Schedule_Concurrency.
+var (
+	Schedule_Concurrency_name = map[int32]string{
+		0: "CONCURRENCY_UNSPECIFIED",
+		1: "CONCURRENCY_ALLOW",
+		2: "CONCURRENCY_FORBID",
+		3: "CONCURRENCY_REPLACE",
+	}
+	Schedule_Concurrency_value = map[string]int32{
+		"CONCURRENCY_UNSPECIFIED": 0,
+		"CONCURRENCY_ALLOW":       1,
+		"CONCURRENCY_FORBID":      2,
+		"CONCURRENCY_REPLACE":     3,
+	}
+)
+
+func (x Schedule_Concurrency) Enum() *Schedule_Concurrency {
+	p := new(Schedule_Concurrency)
+	*p = x
+	return p
+}
+
+func (x Schedule_Concurrency) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Schedule_Concurrency) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_schedulerpb_types_proto_enumTypes[8].Descriptor()
+}
+
+func (Schedule_Concurrency) Type() protoreflect.EnumType {
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[8]
+}
+
+func (x Schedule_Concurrency) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Schedule_Concurrency.Descriptor instead.
+func (Schedule_Concurrency) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type Service struct {
@@ -461,6 +577,14 @@ type Service struct {
 	// Of spec; its ServiceSpecRecord says when it came, and by whom. 0: it is from
 	// before specs had numbers, and 1.
 	SpecNumber uint64 `protobuf:"varint,9,opt,name=spec_number,json=specNumber,proto3" json:"spec_number,omitempty"`
+	// Jobs: the number of the newest of their runs, missed ones included. 0: there was
+	// none.
+	Run uint64 `protobuf:"varint,10,opt,name=run,proto3" json:"run,omitempty"`
+	// Unix nanoseconds when its schedule has it run next, or had: it is past while a run
+	// waits for the one before. 0: it has no schedule, or is suspended.
+	Due int64 `protobuf:"varint,11,opt,name=due,proto3" json:"due,omitempty"`
+	// Unix nanoseconds since when its schedule does not count; 0: it does.
+	SuspendedSince int64 `protobuf:"varint,12,opt,name=suspended_since,json=suspendedSince,proto3" json:"suspended_since,omitempty"`
 	// A redoubt.lock.v1.Signed of spec; empty: nobody signed it.
 	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -549,6 +673,27 @@ func (x *Service) GetUpdateStatus() *UpdateStatus {
 func (x *Service) GetSpecNumber() uint64 {
 	if x != nil {
 		return x.SpecNumber
+	}
+	return 0
+}
+
+func (x *Service) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *Service) GetDue() int64 {
+	if x != nil {
+		return x.Due
+	}
+	return 0
+}
+
+func (x *Service) GetSuspendedSince() int64 {
+	if x != nil {
+		return x.SuspendedSince
 	}
 	return 0
 }
@@ -784,6 +929,181 @@ func (x *ServiceSpecRecord) GetSigned() []byte {
 	return nil
 }
 
+// ServiceRun ("<service id>/<number>") is one run of a job, or one that was missed.
+// Those that go on are kept, and of the others the newest ones.
+type ServiceRun struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Meta      *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// 1, 2, …; Task.iteration of its tasks.
+	Number uint64           `protobuf:"varint,4,opt,name=number,proto3" json:"number,omitempty"`
+	State  ServiceRun_State `protobuf:"varint,5,opt,name=state,proto3,enum=redoubt.scheduler.v1.ServiceRun_State" json:"state,omitempty"`
+	// Unix nanoseconds: when the schedule had it (0: it was begun by hand or with the
+	// job), when it was begun (0: never) and when it ended (0: it goes on).
+	DueAt   int64 `protobuf:"varint,6,opt,name=due_at,json=dueAt,proto3" json:"due_at,omitempty"`
+	BeganAt int64 `protobuf:"varint,7,opt,name=began_at,json=beganAt,proto3" json:"began_at,omitempty"`
+	EndedAt int64 `protobuf:"varint,8,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// The service's when it was begun: what its tasks are made from.
+	Revision uint64 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
+	// How many of its tasks are to complete; 0: one on each node.
+	Wanted uint64 `protobuf:"varint,10,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// How many completed, and how many failed for good; known when it has ended.
+	Completed uint64 `protobuf:"varint,11,opt,name=completed,proto3" json:"completed,omitempty"`
+	Failed    uint64 `protobuf:"varint,12,opt,name=failed,proto3" json:"failed,omitempty"`
+	// For people: why it ended so, or was missed.
+	Message string `protobuf:"bytes,13,opt,name=message,proto3" json:"message,omitempty"`
+	// Who began it; empty: its schedule.
+	By string `protobuf:"bytes,14,opt,name=by,proto3" json:"by,omitempty"`
+	// Missed: how many due times this is of, from due_at to last_due_at.
+	Times         uint64 `protobuf:"varint,15,opt,name=times,proto3" json:"times,omitempty"`
+	LastDueAt     int64  `protobuf:"varint,16,opt,name=last_due_at,json=lastDueAt,proto3" json:"last_due_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceRun) Reset() {
+	*x = ServiceRun{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceRun) ProtoMessage() {}
+
+func (x *ServiceRun) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceRun.ProtoReflect.Descriptor instead.
+func (*ServiceRun) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ServiceRun) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *ServiceRun) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ServiceRun) GetServiceId() string {
+	if x != nil {
+		return x.ServiceId
+	}
+	return ""
+}
+
+func (x *ServiceRun) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetState() ServiceRun_State {
+	if x != nil {
+		return x.State
+	}
+	return ServiceRun_STATE_UNSPECIFIED
+}
+
+func (x *ServiceRun) GetDueAt() int64 {
+	if x != nil {
+		return x.DueAt
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetBeganAt() int64 {
+	if x != nil {
+		return x.BeganAt
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetEndedAt() int64 {
+	if x != nil {
+		return x.EndedAt
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetWanted() uint64 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetCompleted() uint64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ServiceRun) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ServiceRun) GetTimes() uint64 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *ServiceRun) GetLastDueAt() int64 {
+	if x != nil {
+		return x.LastDueAt
+	}
+	return 0
+}
+
 // Revision is the immutable task template of a service at one revision
 // ("<service id>/<revision>"); tasks refer to it instead of copying it. Its ports
 // of mode ingress say that its tasks are on the service's ingress network and no
@@ -802,7 +1122,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1134,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1147,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Revision) GetMeta() *raftstorepb.Meta {
@@ -873,8 +1193,12 @@ type ServiceSpec struct {
 	//
 	//	*ServiceSpec_Replicated
 	//	*ServiceSpec_Global
+	//	*ServiceSpec_ReplicatedJob
+	//	*ServiceSpec_GlobalJob
 	Mode isServiceSpec_Mode `protobuf_oneof:"mode"`
-	Task *taskpb.TaskSpec   `protobuf:"bytes,5,opt,name=task,proto3" json:"task,omitempty"`
+	// When a job runs; none: once, and again with each change of task or of its size.
+	Schedule *Schedule        `protobuf:"bytes,10,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	Task     *taskpb.TaskSpec `protobuf:"bytes,5,opt,name=task,proto3" json:"task,omitempty"`
 	// How its name resolves on its networks.
 	EndpointMode EndpointMode `protobuf:"varint,6,opt,name=endpoint_mode,json=endpointMode,proto3,enum=redoubt.scheduler.v1.EndpointMode" json:"endpoint_mode,omitempty"`
 	// Which nodes answer on its ports of mode ingress: those that meet all of them;
@@ -890,7 +1214,7 @@ type ServiceSpec struct {
 
 func (x *ServiceSpec) Reset() {
 	*x = ServiceSpec{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1226,7 @@ func (x *ServiceSpec) String() string {
 func (*ServiceSpec) ProtoMessage() {}
 
 func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1239,7 @@ func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceSpec.ProtoReflect.Descriptor instead.
 func (*ServiceSpec) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ServiceSpec) GetName() string {
@@ -953,6 +1277,31 @@ func (x *ServiceSpec) GetGlobal() *Global {
 		if x, ok := x.Mode.(*ServiceSpec_Global); ok {
 			return x.Global
 		}
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetReplicatedJob() *ReplicatedJob {
+	if x != nil {
+		if x, ok := x.Mode.(*ServiceSpec_ReplicatedJob); ok {
+			return x.ReplicatedJob
+		}
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetGlobalJob() *GlobalJob {
+	if x != nil {
+		if x, ok := x.Mode.(*ServiceSpec_GlobalJob); ok {
+			return x.GlobalJob
+		}
+	}
+	return nil
+}
+
+func (x *ServiceSpec) GetSchedule() *Schedule {
+	if x != nil {
+		return x.Schedule
 	}
 	return nil
 }
@@ -1004,9 +1353,22 @@ type ServiceSpec_Global struct {
 	Global *Global `protobuf:"bytes,4,opt,name=global,proto3,oneof"`
 }
 
+type ServiceSpec_ReplicatedJob struct {
+	// Jobs: their tasks end, and one that completed is not replaced.
+	ReplicatedJob *ReplicatedJob `protobuf:"bytes,8,opt,name=replicated_job,json=replicatedJob,proto3,oneof"`
+}
+
+type ServiceSpec_GlobalJob struct {
+	GlobalJob *GlobalJob `protobuf:"bytes,9,opt,name=global_job,json=globalJob,proto3,oneof"`
+}
+
 func (*ServiceSpec_Replicated) isServiceSpec_Mode() {}
 
 func (*ServiceSpec_Global) isServiceSpec_Mode() {}
+
+func (*ServiceSpec_ReplicatedJob) isServiceSpec_Mode() {}
+
+func (*ServiceSpec_GlobalJob) isServiceSpec_Mode() {}
 
 type UpdateConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1027,7 +1389,7 @@ type UpdateConfig struct {
 
 func (x *UpdateConfig) Reset() {
 	*x = UpdateConfig{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1401,7 @@ func (x *UpdateConfig) String() string {
 func (*UpdateConfig) ProtoMessage() {}
 
 func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1414,7 @@ func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfig.ProtoReflect.Descriptor instead.
 func (*UpdateConfig) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *UpdateConfig) GetParallelism() uint64 {
@@ -1111,7 +1473,7 @@ type PublishedPort struct {
 
 func (x *PublishedPort) Reset() {
 	*x = PublishedPort{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1123,7 +1485,7 @@ func (x *PublishedPort) String() string {
 func (*PublishedPort) ProtoMessage() {}
 
 func (x *PublishedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1136,7 +1498,7 @@ func (x *PublishedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedPort.ProtoReflect.Descriptor instead.
 func (*PublishedPort) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PublishedPort) GetMeta() *raftstorepb.Meta {
@@ -1169,7 +1531,7 @@ type Replicated struct {
 
 func (x *Replicated) Reset() {
 	*x = Replicated{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1543,7 @@ func (x *Replicated) String() string {
 func (*Replicated) ProtoMessage() {}
 
 func (x *Replicated) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1556,7 @@ func (x *Replicated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicated.ProtoReflect.Descriptor instead.
 func (*Replicated) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Replicated) GetReplicas() uint64 {
@@ -1212,7 +1574,7 @@ type Global struct {
 
 func (x *Global) Reset() {
 	*x = Global{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1586,7 @@ func (x *Global) String() string {
 func (*Global) ProtoMessage() {}
 
 func (x *Global) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1599,178 @@ func (x *Global) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Global.ProtoReflect.Descriptor instead.
 func (*Global) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
+}
+
+// ReplicatedJob is over when so many of its tasks have completed.
+type ReplicatedJob struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many there are at a time; 0: all.
+	MaxConcurrent    uint64 `protobuf:"varint,1,opt,name=max_concurrent,json=maxConcurrent,proto3" json:"max_concurrent,omitempty"`
+	TotalCompletions uint64 `protobuf:"varint,2,opt,name=total_completions,json=totalCompletions,proto3" json:"total_completions,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ReplicatedJob) Reset() {
+	*x = ReplicatedJob{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicatedJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicatedJob) ProtoMessage() {}
+
+func (x *ReplicatedJob) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicatedJob.ProtoReflect.Descriptor instead.
+func (*ReplicatedJob) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReplicatedJob) GetMaxConcurrent() uint64 {
+	if x != nil {
+		return x.MaxConcurrent
+	}
+	return 0
+}
+
+func (x *ReplicatedJob) GetTotalCompletions() uint64 {
+	if x != nil {
+		return x.TotalCompletions
+	}
+	return 0
+}
+
+// GlobalJob is over when a task of it has completed on each node.
+type GlobalJob struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GlobalJob) Reset() {
+	*x = GlobalJob{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GlobalJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GlobalJob) ProtoMessage() {}
+
+func (x *GlobalJob) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GlobalJob.ProtoReflect.Descriptor instead.
+func (*GlobalJob) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
+}
+
+type Schedule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Minute, hour, day of month, month and day of week: "30 2 * * mon-fri".
+	Expression string `protobuf:"bytes,1,opt,name=expression,proto3" json:"expression,omitempty"`
+	// "Europe/Berlin"; empty: UTC.
+	TimeZone    string               `protobuf:"bytes,2,opt,name=time_zone,json=timeZone,proto3" json:"time_zone,omitempty"`
+	Concurrency Schedule_Concurrency `protobuf:"varint,3,opt,name=concurrency,proto3,enum=redoubt.scheduler.v1.Schedule_Concurrency" json:"concurrency,omitempty"`
+	// How many runs are kept after they ended; 0: 10.
+	Keep uint32 `protobuf:"varint,4,opt,name=keep,proto3" json:"keep,omitempty"`
+	// Nanoseconds after its due time by which a run must have begun; 0: ten minutes.
+	StartWithinNs int64 `protobuf:"varint,5,opt,name=start_within_ns,json=startWithinNs,proto3" json:"start_within_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Schedule) Reset() {
+	*x = Schedule{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Schedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Schedule) ProtoMessage() {}
+
+func (x *Schedule) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
+func (*Schedule) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Schedule) GetExpression() string {
+	if x != nil {
+		return x.Expression
+	}
+	return ""
+}
+
+func (x *Schedule) GetTimeZone() string {
+	if x != nil {
+		return x.TimeZone
+	}
+	return ""
+}
+
+func (x *Schedule) GetConcurrency() Schedule_Concurrency {
+	if x != nil {
+		return x.Concurrency
+	}
+	return Schedule_CONCURRENCY_UNSPECIFIED
+}
+
+func (x *Schedule) GetKeep() uint32 {
+	if x != nil {
+		return x.Keep
+	}
+	return 0
+}
+
+func (x *Schedule) GetStartWithinNs() int64 {
+	if x != nil {
+		return x.StartWithinNs
+	}
+	return 0
 }
 
 type Task struct {
@@ -1264,6 +1797,8 @@ type Task struct {
 	// Its addresses, given with its node. They are its own for as long as it may
 	// have a container: nothing else says who has an address.
 	Attachments []*taskpb.Attachment `protobuf:"bytes,13,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// Jobs: the run that it is of; 0: it is of none.
+	Iteration uint64 `protobuf:"varint,14,opt,name=iteration,proto3" json:"iteration,omitempty"`
 	// Unix nanoseconds of the managers' clock when it was heard that it runs; 0: it
 	// never was.
 	RunningAt     int64 `protobuf:"varint,15,opt,name=running_at,json=runningAt,proto3" json:"running_at,omitempty"`
@@ -1273,7 +1808,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +1820,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +1833,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Task) GetMeta() *raftstorepb.Meta {
@@ -1392,6 +1927,13 @@ func (x *Task) GetAttachments() []*taskpb.Attachment {
 	return nil
 }
 
+func (x *Task) GetIteration() uint64 {
+	if x != nil {
+		return x.Iteration
+	}
+	return 0
+}
+
 func (x *Task) GetRunningAt() int64 {
 	if x != nil {
 		return x.RunningAt
@@ -1425,7 +1967,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1979,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1992,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TaskStatus) GetState() TaskState {
@@ -1563,7 +2105,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +2117,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +2130,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Node) GetMeta() *raftstorepb.Meta {
@@ -1720,7 +2262,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +2274,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +2287,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -1864,7 +2406,7 @@ type TicketState struct {
 
 func (x *TicketState) Reset() {
 	*x = TicketState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2418,7 @@ func (x *TicketState) String() string {
 func (*TicketState) ProtoMessage() {}
 
 func (x *TicketState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2431,7 @@ func (x *TicketState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TicketState.ProtoReflect.Descriptor instead.
 func (*TicketState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TicketState) GetSlotId() string {
@@ -1924,7 +2466,7 @@ type StoreKeyState struct {
 
 func (x *StoreKeyState) Reset() {
 	*x = StoreKeyState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2478,7 @@ func (x *StoreKeyState) String() string {
 func (*StoreKeyState) ProtoMessage() {}
 
 func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2491,7 @@ func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeyState.ProtoReflect.Descriptor instead.
 func (*StoreKeyState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StoreKeyState) GetEpoch() uint32 {
@@ -1999,7 +2541,7 @@ type ClockOffset struct {
 
 func (x *ClockOffset) Reset() {
 	*x = ClockOffset{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2553,7 @@ func (x *ClockOffset) String() string {
 func (*ClockOffset) ProtoMessage() {}
 
 func (x *ClockOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2566,7 @@ func (x *ClockOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockOffset.ProtoReflect.Descriptor instead.
 func (*ClockOffset) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClockOffset) GetAheadNs() int64 {
@@ -2074,7 +2616,7 @@ type MeshState struct {
 
 func (x *MeshState) Reset() {
 	*x = MeshState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2086,7 +2628,7 @@ func (x *MeshState) String() string {
 func (*MeshState) ProtoMessage() {}
 
 func (x *MeshState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2099,7 +2641,7 @@ func (x *MeshState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshState.ProtoReflect.Descriptor instead.
 func (*MeshState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MeshState) GetAddress() string {
@@ -2224,7 +2766,7 @@ type MeshPeerState struct {
 
 func (x *MeshPeerState) Reset() {
 	*x = MeshPeerState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2778,7 @@ func (x *MeshPeerState) String() string {
 func (*MeshPeerState) ProtoMessage() {}
 
 func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2791,7 @@ func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshPeerState.ProtoReflect.Descriptor instead.
 func (*MeshPeerState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MeshPeerState) GetNodeId() string {
@@ -2326,7 +2868,7 @@ var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
-	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\x8c\x03\n" +
+	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\xeb\x03\n" +
 	"\aService\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
@@ -2337,7 +2879,11 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"vips_until\x18\x06 \x01(\x03B\x04\xf0\xe5\x18\x03R\tvipsUntil\x12M\n" +
 	"\rupdate_status\x18\b \x01(\v2\".redoubt.scheduler.v1.UpdateStatusB\x04\xf0\xe5\x18\x03R\fupdateStatus\x12%\n" +
 	"\vspec_number\x18\t \x01(\x04B\x04\xf0\xe5\x18\x03R\n" +
-	"specNumber\x12\x1c\n" +
+	"specNumber\x12\x16\n" +
+	"\x03run\x18\n" +
+	" \x01(\x04B\x04\xf0\xe5\x18\x03R\x03run\x12\x16\n" +
+	"\x03due\x18\v \x01(\x03B\x04\xf0\xe5\x18\x03R\x03due\x12-\n" +
+	"\x0fsuspended_since\x18\f \x01(\x03B\x04\xf0\xe5\x18\x03R\x0esuspendedSince\x12\x1c\n" +
 	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xf6\x03\n" +
 	"\fUpdateStatus\x12>\n" +
 	"\x05state\x18\x01 \x01(\x0e2(.redoubt.scheduler.v1.UpdateStatus.StateR\x05state\x12\x1d\n" +
@@ -2367,21 +2913,53 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x02by\x18\x06 \x01(\tR\x02by\x12\x1a\n" +
 	"\brevision\x18\a \x01(\x04R\brevision\x125\n" +
 	"\x04spec\x18\b \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\x12\x16\n" +
-	"\x06signed\x18< \x01(\fR\x06signed:\x04\xe8\xe5\x18\x03\"\xb6\x01\n" +
+	"\x06signed\x18< \x01(\fR\x06signed:\x04\xe8\xe5\x18\x03\"\x82\x05\n" +
+	"\n" +
+	"ServiceRun\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
+	"\n" +
+	"service_id\x18\x03 \x01(\tR\tserviceId\x12\x16\n" +
+	"\x06number\x18\x04 \x01(\x04R\x06number\x12<\n" +
+	"\x05state\x18\x05 \x01(\x0e2&.redoubt.scheduler.v1.ServiceRun.StateR\x05state\x12\x15\n" +
+	"\x06due_at\x18\x06 \x01(\x03R\x05dueAt\x12\x19\n" +
+	"\bbegan_at\x18\a \x01(\x03R\abeganAt\x12\x19\n" +
+	"\bended_at\x18\b \x01(\x03R\aendedAt\x12\x1a\n" +
+	"\brevision\x18\t \x01(\x04R\brevision\x12\x16\n" +
+	"\x06wanted\x18\n" +
+	" \x01(\x04R\x06wanted\x12\x1c\n" +
+	"\tcompleted\x18\v \x01(\x04R\tcompleted\x12\x16\n" +
+	"\x06failed\x18\f \x01(\x04R\x06failed\x12\x18\n" +
+	"\amessage\x18\r \x01(\tR\amessage\x12\x0e\n" +
+	"\x02by\x18\x0e \x01(\tR\x02by\x12\x14\n" +
+	"\x05times\x18\x0f \x01(\x04R\x05times\x12\x1e\n" +
+	"\vlast_due_at\x18\x10 \x01(\x03R\tlastDueAt\"\xa1\x01\n" +
+	"\x05State\x12\x1b\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x17\n" +
+	"\rSTATE_RUNNING\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x19\n" +
+	"\x0fSTATE_COMPLETED\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x16\n" +
+	"\fSTATE_FAILED\x10\x03\x1a\x04\xf8\xe5\x18\x03\x12\x17\n" +
+	"\rSTATE_STOPPED\x10\x04\x1a\x04\xf8\xe5\x18\x03\x12\x16\n" +
+	"\fSTATE_MISSED\x10\x05\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\xb6\x01\n" +
 	"\bRevision\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
 	"service_id\x18\x03 \x01(\tR\tserviceId\x12-\n" +
 	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1c\n" +
-	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xe4\x04\n" +
+	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xc2\x06\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
 	"\x06labels\x18\x02 \x03(\v2-.redoubt.scheduler.v1.ServiceSpec.LabelsEntryR\x06labels\x12B\n" +
 	"\n" +
 	"replicated\x18\x03 \x01(\v2 .redoubt.scheduler.v1.ReplicatedH\x00R\n" +
 	"replicated\x126\n" +
-	"\x06global\x18\x04 \x01(\v2\x1c.redoubt.scheduler.v1.GlobalH\x00R\x06global\x12-\n" +
+	"\x06global\x18\x04 \x01(\v2\x1c.redoubt.scheduler.v1.GlobalH\x00R\x06global\x12R\n" +
+	"\x0ereplicated_job\x18\b \x01(\v2#.redoubt.scheduler.v1.ReplicatedJobB\x04\xf0\xe5\x18\x03H\x00R\rreplicatedJob\x12F\n" +
+	"\n" +
+	"global_job\x18\t \x01(\v2\x1f.redoubt.scheduler.v1.GlobalJobB\x04\xf0\xe5\x18\x03H\x00R\tglobalJob\x12@\n" +
+	"\bschedule\x18\n" +
+	" \x01(\v2\x1e.redoubt.scheduler.v1.ScheduleB\x04\xf0\xe5\x18\x03R\bschedule\x12-\n" +
 	"\x04task\x18\x05 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04task\x12M\n" +
 	"\rendpoint_mode\x18\x06 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeB\x04\xf0\xe5\x18\x03R\fendpointMode\x125\n" +
 	"\x13ingress_constraints\x18\a \x03(\tB\x04\xf0\xe5\x18\x03R\x12ingressConstraints\x12@\n" +
@@ -2415,7 +2993,24 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"Replicated\x12\x1a\n" +
 	"\breplicas\x18\x01 \x01(\x04R\breplicas\"\b\n" +
-	"\x06Global\"\x8d\x04\n" +
+	"\x06Global\"i\n" +
+	"\rReplicatedJob\x12%\n" +
+	"\x0emax_concurrent\x18\x01 \x01(\x04R\rmaxConcurrent\x12+\n" +
+	"\x11total_completions\x18\x02 \x01(\x04R\x10totalCompletions:\x04\xe8\xe5\x18\x03\"\x11\n" +
+	"\tGlobalJob:\x04\xe8\xe5\x18\x03\"\xe4\x02\n" +
+	"\bSchedule\x12\x1e\n" +
+	"\n" +
+	"expression\x18\x01 \x01(\tR\n" +
+	"expression\x12\x1b\n" +
+	"\ttime_zone\x18\x02 \x01(\tR\btimeZone\x12L\n" +
+	"\vconcurrency\x18\x03 \x01(\x0e2*.redoubt.scheduler.v1.Schedule.ConcurrencyR\vconcurrency\x12\x12\n" +
+	"\x04keep\x18\x04 \x01(\rR\x04keep\x12&\n" +
+	"\x0fstart_within_ns\x18\x05 \x01(\x03R\rstartWithinNs\"\x8a\x01\n" +
+	"\vConcurrency\x12!\n" +
+	"\x17CONCURRENCY_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
+	"\x11CONCURRENCY_ALLOW\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1c\n" +
+	"\x12CONCURRENCY_FORBID\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x1d\n" +
+	"\x13CONCURRENCY_REPLACE\x10\x03\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\xb1\x04\n" +
 	"\x04Task\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -2433,7 +3028,8 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\vrestarts_at\x18\v \x03(\x03R\n" +
 	"restartsAt\x12\x18\n" +
 	"\asettled\x18\f \x01(\bR\asettled\x12C\n" +
-	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\x12#\n" +
+	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\x12\"\n" +
+	"\titeration\x18\x0e \x01(\x04B\x04\xf0\xe5\x18\x03R\titeration\x12#\n" +
 	"\n" +
 	"running_at\x18\x0f \x01(\x03B\x04\xf0\xe5\x18\x03R\trunningAt\"\x93\x03\n" +
 	"\n" +
@@ -2592,93 +3188,105 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_types_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(EndpointMode)(0),               // 0: redoubt.scheduler.v1.EndpointMode
 	(TaskState)(0),                  // 1: redoubt.scheduler.v1.TaskState
 	(Availability)(0),               // 2: redoubt.scheduler.v1.Availability
 	(NodeState)(0),                  // 3: redoubt.scheduler.v1.NodeState
 	(UpdateStatus_State)(0),         // 4: redoubt.scheduler.v1.UpdateStatus.State
-	(UpdateConfig_FailureAction)(0), // 5: redoubt.scheduler.v1.UpdateConfig.FailureAction
-	(UpdateConfig_Order)(0),         // 6: redoubt.scheduler.v1.UpdateConfig.Order
-	(*Service)(nil),                 // 7: redoubt.scheduler.v1.Service
-	(*UpdateStatus)(nil),            // 8: redoubt.scheduler.v1.UpdateStatus
-	(*ServiceSpecRecord)(nil),       // 9: redoubt.scheduler.v1.ServiceSpecRecord
-	(*Revision)(nil),                // 10: redoubt.scheduler.v1.Revision
-	(*ServiceSpec)(nil),             // 11: redoubt.scheduler.v1.ServiceSpec
-	(*UpdateConfig)(nil),            // 12: redoubt.scheduler.v1.UpdateConfig
-	(*PublishedPort)(nil),           // 13: redoubt.scheduler.v1.PublishedPort
-	(*Replicated)(nil),              // 14: redoubt.scheduler.v1.Replicated
-	(*Global)(nil),                  // 15: redoubt.scheduler.v1.Global
-	(*Task)(nil),                    // 16: redoubt.scheduler.v1.Task
-	(*TaskStatus)(nil),              // 17: redoubt.scheduler.v1.TaskStatus
-	(*Node)(nil),                    // 18: redoubt.scheduler.v1.Node
-	(*NodeDescription)(nil),         // 19: redoubt.scheduler.v1.NodeDescription
-	(*TicketState)(nil),             // 20: redoubt.scheduler.v1.TicketState
-	(*StoreKeyState)(nil),           // 21: redoubt.scheduler.v1.StoreKeyState
-	(*ClockOffset)(nil),             // 22: redoubt.scheduler.v1.ClockOffset
-	(*MeshState)(nil),               // 23: redoubt.scheduler.v1.MeshState
-	(*MeshPeerState)(nil),           // 24: redoubt.scheduler.v1.MeshPeerState
-	nil,                             // 25: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                             // 26: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                             // 27: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	nil,                             // 28: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	nil,                             // 29: redoubt.scheduler.v1.MeshState.DroppedEntry
-	(*raftstorepb.Meta)(nil),        // 30: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil),       // 31: redoubt.task.v1.Attachment
-	(*taskpb.TaskSpec)(nil),         // 32: redoubt.task.v1.TaskSpec
-	(*taskpb.FileVersion)(nil),      // 33: redoubt.task.v1.FileVersion
-	(*taskpb.Resources)(nil),        // 34: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),          // 35: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),          // 36: redoubt.task.v1.Storage
+	(ServiceRun_State)(0),           // 5: redoubt.scheduler.v1.ServiceRun.State
+	(UpdateConfig_FailureAction)(0), // 6: redoubt.scheduler.v1.UpdateConfig.FailureAction
+	(UpdateConfig_Order)(0),         // 7: redoubt.scheduler.v1.UpdateConfig.Order
+	(Schedule_Concurrency)(0),       // 8: redoubt.scheduler.v1.Schedule.Concurrency
+	(*Service)(nil),                 // 9: redoubt.scheduler.v1.Service
+	(*UpdateStatus)(nil),            // 10: redoubt.scheduler.v1.UpdateStatus
+	(*ServiceSpecRecord)(nil),       // 11: redoubt.scheduler.v1.ServiceSpecRecord
+	(*ServiceRun)(nil),              // 12: redoubt.scheduler.v1.ServiceRun
+	(*Revision)(nil),                // 13: redoubt.scheduler.v1.Revision
+	(*ServiceSpec)(nil),             // 14: redoubt.scheduler.v1.ServiceSpec
+	(*UpdateConfig)(nil),            // 15: redoubt.scheduler.v1.UpdateConfig
+	(*PublishedPort)(nil),           // 16: redoubt.scheduler.v1.PublishedPort
+	(*Replicated)(nil),              // 17: redoubt.scheduler.v1.Replicated
+	(*Global)(nil),                  // 18: redoubt.scheduler.v1.Global
+	(*ReplicatedJob)(nil),           // 19: redoubt.scheduler.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 20: redoubt.scheduler.v1.GlobalJob
+	(*Schedule)(nil),                // 21: redoubt.scheduler.v1.Schedule
+	(*Task)(nil),                    // 22: redoubt.scheduler.v1.Task
+	(*TaskStatus)(nil),              // 23: redoubt.scheduler.v1.TaskStatus
+	(*Node)(nil),                    // 24: redoubt.scheduler.v1.Node
+	(*NodeDescription)(nil),         // 25: redoubt.scheduler.v1.NodeDescription
+	(*TicketState)(nil),             // 26: redoubt.scheduler.v1.TicketState
+	(*StoreKeyState)(nil),           // 27: redoubt.scheduler.v1.StoreKeyState
+	(*ClockOffset)(nil),             // 28: redoubt.scheduler.v1.ClockOffset
+	(*MeshState)(nil),               // 29: redoubt.scheduler.v1.MeshState
+	(*MeshPeerState)(nil),           // 30: redoubt.scheduler.v1.MeshPeerState
+	nil,                             // 31: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                             // 32: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                             // 33: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	nil,                             // 34: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	nil,                             // 35: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),        // 36: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),       // 37: redoubt.task.v1.Attachment
+	(*taskpb.TaskSpec)(nil),         // 38: redoubt.task.v1.TaskSpec
+	(*taskpb.FileVersion)(nil),      // 39: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),        // 40: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),          // 41: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),          // 42: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	30, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
-	11, // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	31, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
-	8,  // 3: redoubt.scheduler.v1.Service.update_status:type_name -> redoubt.scheduler.v1.UpdateStatus
+	36, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	14, // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	37, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	10, // 3: redoubt.scheduler.v1.Service.update_status:type_name -> redoubt.scheduler.v1.UpdateStatus
 	4,  // 4: redoubt.scheduler.v1.UpdateStatus.state:type_name -> redoubt.scheduler.v1.UpdateStatus.State
-	30, // 5: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
-	11, // 6: redoubt.scheduler.v1.ServiceSpecRecord.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	30, // 7: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	32, // 8: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	25, // 9: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	14, // 10: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
-	15, // 11: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	32, // 12: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
-	0,  // 13: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	12, // 14: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
-	12, // 15: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
-	5,  // 16: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
-	6,  // 17: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
-	30, // 18: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
-	30, // 19: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
-	1,  // 20: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
-	17, // 21: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	31, // 22: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
-	1,  // 23: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	31, // 24: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
-	33, // 25: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
-	30, // 26: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	2,  // 27: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	26, // 28: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
-	19, // 29: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	3,  // 30: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	34, // 31: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	35, // 32: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	27, // 33: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	36, // 34: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	21, // 35: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	28, // 36: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	20, // 37: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
-	29, // 38: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
-	24, // 39: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	36, // 5: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	14, // 6: redoubt.scheduler.v1.ServiceSpecRecord.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	36, // 7: redoubt.scheduler.v1.ServiceRun.meta:type_name -> redoubt.raftstore.v1.Meta
+	5,  // 8: redoubt.scheduler.v1.ServiceRun.state:type_name -> redoubt.scheduler.v1.ServiceRun.State
+	36, // 9: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	38, // 10: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	31, // 11: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	17, // 12: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
+	18, // 13: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
+	19, // 14: redoubt.scheduler.v1.ServiceSpec.replicated_job:type_name -> redoubt.scheduler.v1.ReplicatedJob
+	20, // 15: redoubt.scheduler.v1.ServiceSpec.global_job:type_name -> redoubt.scheduler.v1.GlobalJob
+	21, // 16: redoubt.scheduler.v1.ServiceSpec.schedule:type_name -> redoubt.scheduler.v1.Schedule
+	38, // 17: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	0,  // 18: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	15, // 19: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
+	15, // 20: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
+	6,  // 21: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
+	7,  // 22: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
+	36, // 23: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	8,  // 24: redoubt.scheduler.v1.Schedule.concurrency:type_name -> redoubt.scheduler.v1.Schedule.Concurrency
+	36, // 25: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	1,  // 26: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
+	23, // 27: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	37, // 28: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	1,  // 29: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
+	37, // 30: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	39, // 31: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	36, // 32: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	2,  // 33: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
+	32, // 34: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	25, // 35: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	3,  // 36: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
+	40, // 37: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	41, // 38: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	33, // 39: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	42, // 40: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	27, // 41: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	34, // 42: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	26, // 43: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
+	35, // 44: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	30, // 45: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -2686,18 +3294,20 @@ func file_scheduler_schedulerpb_types_proto_init() {
 	if File_scheduler_schedulerpb_types_proto != nil {
 		return
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[4].OneofWrappers = []any{
+	file_scheduler_schedulerpb_types_proto_msgTypes[5].OneofWrappers = []any{
 		(*ServiceSpec_Replicated)(nil),
 		(*ServiceSpec_Global)(nil),
+		(*ServiceSpec_ReplicatedJob)(nil),
+		(*ServiceSpec_GlobalJob)(nil),
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[17].OneofWrappers = []any{}
+	file_scheduler_schedulerpb_types_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   23,
+			NumEnums:      9,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

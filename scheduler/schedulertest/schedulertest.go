@@ -67,6 +67,20 @@ func GlobalSpec(name string) *schedulerpb.ServiceSpec {
 	return sp
 }
 
+// JobSpec is a valid spec of a replicated job.
+func JobSpec(name string, concurrent, completions uint64) *schedulerpb.ServiceSpec {
+	sp := Spec(name, 0)
+	sp.Mode = &schedulerpb.ServiceSpec_ReplicatedJob{ReplicatedJob: &schedulerpb.ReplicatedJob{MaxConcurrent: concurrent, TotalCompletions: completions}}
+	return sp
+}
+
+// GlobalJobSpec is a valid spec of a global job.
+func GlobalJobSpec(name string) *schedulerpb.ServiceSpec {
+	sp := Spec(name, 0)
+	sp.Mode = &schedulerpb.ServiceSpec_GlobalJob{GlobalJob: &schedulerpb.GlobalJob{}}
+	return sp
+}
+
 // Update runs a transaction that must succeed.
 func Update(t testing.TB, s *raftstore.Store, fn func(tx *raftstore.Tx) error) {
 	t.Helper()
@@ -269,7 +283,10 @@ func report(tx *raftstore.Tx, tasks []string) error {
 			state = store.Shutdown
 		}
 		if store.State(t) == state {
-			continue
+			if t.GetIteration() == 0 {
+				continue
+			}
+			state = store.Complete // that is what a job's task is there for
 		}
 		st := &schedulerpb.TaskStatus{State: state, At: tx.Now().UnixNano()}
 		if err := store.AdvanceTask(tx, n.GetId(), id, st); err != nil {

@@ -69,6 +69,12 @@ const (
 	MaxUpdateDelay = 24 * time.Hour
 	MaxMonitor     = 24 * time.Hour
 
+	// Jobs: a change of leader takes well less than MinStartWithin, so that it has
+	// nobody miss a run. MaxKeep bounds the runs that are kept of one job.
+	MinStartWithin = time.Minute
+	MaxStartWithin = 7 * 24 * time.Hour
+	MaxKeep        = 100
+
 	// Healthchecks: MinHealthInterval keeps a node from doing nothing else.
 	// rund bounds what images ask for in the same way.
 	MinHealthInterval = time.Second
@@ -85,4 +91,6 @@ const (
 	DefaultStopGrace    = 10 * time.Second
 	DefaultParallelism  = 1
 	DefaultMonitor      = 5 * time.Second
+	DefaultKeep         = 10
+	DefaultStartWithin  = 10 * time.Minute
 )

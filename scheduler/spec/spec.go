@@ -42,6 +42,7 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 	}
 	normalizeUpdate(s.Update)
 	normalizeUpdate(s.Rollback)
+	normalizeJob(s)
 	t := s.Task
 	if t == nil {
 		return s
@@ -116,14 +117,17 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 		if n := m.Replicated.GetReplicas(); n > MaxReplicas {
 			return fmt.Errorf("replicas is %d: use 0 to %d", n, MaxReplicas)
 		}
-	case *schedulerpb.ServiceSpec_Global:
+	case *schedulerpb.ServiceSpec_Global, *schedulerpb.ServiceSpec_ReplicatedJob, *schedulerpb.ServiceSpec_GlobalJob:
 	default:
-		return fmt.Errorf("the service has no mode: use replicated or global")
+		return fmt.Errorf("the service has no mode: use replicated, global, replicated-job or global-job")
+	}
+	if err := validateJob(s); err != nil {
+		return err
 	}
 	if n := s.GetTask().GetMaxPerNode(); n > MaxReplicas {
 		return fmt.Errorf("max per node is %d: use 1 to %d, or 0 for no bound", n, MaxReplicas)
-	} else if n > 0 && s.GetGlobal() != nil {
-		return fmt.Errorf("max per node is set for a global service, which has one task a node: leave it out")
+	} else if n > 0 && PerNode(s) {
+		return fmt.Errorf("max per node is set for a global service or job, which has one task a node: leave it out")
 	}
 	switch s.GetEndpointMode() {
 	case schedulerpb.EndpointMode_ENDPOINT_MODE_UNSPECIFIED:
@@ -156,7 +160,7 @@ func expanded(s *schedulerpb.ServiceSpec) (*taskpb.TaskSpec, error) {
 	}
 	const id = "00000000000000000000000000"
 	f := &taskpb.FileFacts{ClusterId: id, NodeId: id, NodeName: "node", ServiceId: id, ServiceName: s.GetName(), ServiceLabels: s.GetLabels()}
-	if s.GetGlobal() == nil {
+	if !PerNode(s) {
 		f.Slot = 1
 	}
 	c, err := confine.Expand(t.GetContainer(), confine.Facts(id, f))

@@ -54,7 +54,7 @@ func validateUpdates(s *schedulerpb.ServiceSpec) error {
 		return fmt.Errorf("rollback failure action is rollback: use pause or continue")
 	}
 	for _, c := range []*schedulerpb.UpdateConfig{s.GetUpdate(), s.GetRollback()} {
-		if c.GetOrder() == StartFirst && s.GetGlobal() != nil && slices.ContainsFunc(s.GetTask().GetPorts(), func(p *taskpb.Port) bool { return p.GetMode() == taskpb.Port_MODE_HOST }) {
+		if c.GetOrder() == StartFirst && PerNode(s) && slices.ContainsFunc(s.GetTask().GetPorts(), func(p *taskpb.Port) bool { return p.GetMode() == taskpb.Port_MODE_HOST }) {
 			return fmt.Errorf("a global service with ports of mode host cannot be replaced start-first: the new task would wait for the port that the old one has on the same node: use stop-first")
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 )
 
 // ResolveService finds a service by id, name or unique prefix of its id, in
@@ -50,7 +51,7 @@ func ResolveTask(r raftstore.Reader, ref string) (*schedulerpb.Task, error) {
 		return nil, &resolve.Error{Kind: "task", Ref: ref}
 	}
 	var key string
-	if s.GetSpec().GetGlobal() != nil {
+	if spec.PerNode(s.GetSpec()) {
 		n, err := ResolveNode(r, place)
 		if err != nil {
 			return nil, err

@@ -10,6 +10,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
@@ -63,9 +64,15 @@ func succeed(tx *raftstore.Tx, old *schedulerpb.Service, sp *schedulerpb.Service
 	if tx.Level() < meshstore.Level { // there are neither numbers nor states yet
 		return Services.Put(tx, next)
 	}
-	if replaced || how.rollback {
+	job := spec.IsJob(sp)
+	switch {
+	case job: // nothing is replaced little by little
+		if err := changeJob(tx, old, next, replaced && !how.restart || how.rollback, how.signing.By); err != nil {
+			return err
+		}
+	case replaced || how.rollback:
 		next.UpdateStatus = begin(tx, old, next.GetRevision(), how)
-	} else if goesOn(old.GetSpec(), sp) {
+	case goesOn(old.GetSpec(), sp):
 		next.UpdateStatus = resumed(tx, old.GetUpdateStatus())
 	}
 	if how.back != nil || !how.restart && !proto.Equal(old.GetSpec(), sp) {
@@ -73,7 +80,7 @@ func succeed(tx *raftstore.Tx, old *schedulerpb.Service, sp *schedulerpb.Service
 			return err
 		}
 	}
-	if replaced && !how.rollback {
+	if replaced && !how.rollback && !job {
 		next.UpdateStatus.Number = SpecNumber(next)
 	}
 	return Services.Put(tx, next)
@@ -82,7 +89,7 @@ func succeed(tx *raftstore.Tx, old *schedulerpb.Service, sp *schedulerpb.Service
 // revisionOf gives a template its revision: that of before, where it is one of before
 // that tasks still have, so that these need not be replaced.
 func revisionOf(tx *raftstore.Tx, old *schedulerpb.Service, sp *schedulerpb.ServiceSpec, how succession) (uint64, error) {
-	if n := how.revision; n > 0 {
+	if n := how.revision; n > 0 && !spec.IsJob(sp) { // each run is one of its own
 		if rev, ok := Revisions.Get(tx, RevisionID(old.GetId(), n)); ok && proto.Equal(template(rev.GetSpec()), template(sp.GetTask())) {
 			return n, resign(tx, old.GetId(), n, how.signing.Signed)
 		}

@@ -65,6 +65,9 @@ func CreateSigned(ctx context.Context, s *raftstore.Store, a spec.Admitted, sg S
 				return err
 			}
 		}
+		if err := startJob(tx, svc, sg.By); err != nil {
+			return err
+		}
 		if err := Services.Put(tx, svc); err != nil {
 			return err
 		}
@@ -104,7 +107,7 @@ func UpdateSigned(ctx context.Context, s *raftstore.Store, id string, version ui
 			return ErrChanged
 		case old.GetSpec().GetName() != sp.GetName():
 			return refuse("a service cannot be renamed: create %q and remove %q", sp.GetName(), old.GetSpec().GetName())
-		case (old.GetSpec().GetGlobal() == nil) != (sp.GetGlobal() == nil):
+		case !spec.SameMode(old.GetSpec(), sp):
 			return refuse("the mode of a service cannot be changed: remove it and create it again")
 		}
 		sp, vips, err := place(tx, id, sp, old)
@@ -152,6 +155,9 @@ func RemoveService(ctx context.Context, s *raftstore.Store, id string) error {
 			return err
 		}
 		if err := forgetHistory(tx, id); err != nil {
+			return err
+		}
+		if err := forgetRuns(tx, id); err != nil {
 			return err
 		}
 		return Services.Delete(tx, id)

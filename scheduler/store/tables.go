@@ -72,6 +72,12 @@ var (
 		Keys: func(r *schedulerpb.ServiceSpecRecord) []string { return []string{r.GetServiceId()} },
 	})
 
+	// ServiceRuns has the index "service"; ids are those RunID makes.
+	ServiceRuns = raftstore.NewTable("service_runs", raftstore.Index[*schedulerpb.ServiceRun]{
+		Name: "service",
+		Keys: func(r *schedulerpb.ServiceRun) []string { return []string{r.GetServiceId()} },
+	})
+
 	// Tasks has the indexes "node" (or Unassigned) and "slot", whose keys SlotKey
 	// makes; OfService goes by the latter. Each index costs some 0.4 KiB a task,
 	// which is as much as the task itself. CountOf and LiveOn count without them.
@@ -126,7 +132,7 @@ var (
 
 // Tables lists what the composition root registers with the store.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{Services, Revisions, SpecRecords, Tasks, Nodes, PublishedPorts, ImagePolicies}
+	return []raftstore.Registered{Services, Revisions, SpecRecords, ServiceRuns, Tasks, Nodes, PublishedPorts, ImagePolicies}
 }
 
 // RevisionID is the id of a service's revision.

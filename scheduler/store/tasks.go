@@ -48,8 +48,8 @@ func CheckGrowth(old, new *schedulerpb.Task) error {
 	case old.GetNodeId() != "" && new.GetNodeId() != old.GetNodeId():
 		return fmt.Errorf("task %s: a task never moves from its node", old.GetId())
 	case old.GetServiceId() != new.GetServiceId() || old.GetSlot() != new.GetSlot() ||
-		old.GetTargetNodeId() != new.GetTargetNodeId() || old.GetRevision() != new.GetRevision():
-		return fmt.Errorf("task %s: service, slot and revision of a task never change", old.GetId())
+		old.GetTargetNodeId() != new.GetTargetNodeId() || old.GetRevision() != new.GetRevision() || old.GetIteration() != new.GetIteration():
+		return fmt.Errorf("task %s: service, slot, run and revision of a task never change", old.GetId())
 	}
 	return checkShape(new)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 )
 
 // completeTimeout bounds how long a shell waits for a list of names.
@@ -45,6 +46,16 @@ func serviceNames(ctx context.Context, api *api) (out []string, err error) {
 	r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{})
 	for _, v := range r.GetServices() {
 		out = append(out, v.GetService().GetSpec().GetName())
+	}
+	return out, err
+}
+
+func jobNames(ctx context.Context, api *api) (out []string, err error) {
+	r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{})
+	for _, v := range r.GetServices() {
+		if sp := v.GetService().GetSpec(); spec.IsJob(sp) {
+			out = append(out, sp.GetName())
+		}
 	}
 	return out, err
 }
@@ -137,6 +148,7 @@ func (a *app) completions(root *cobra.Command) {
 	for path, fill := range map[string]completion{
 		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
 		"service update": a.names(1, serviceNames), "service rollback": a.names(1, serviceNames), "service history": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
+		"service run": a.names(1, jobNames), "service runs": a.names(1, jobNames), "service suspend": a.names(-1, jobNames), "service resume": a.names(-1, jobNames),
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
 		"config update": a.names(1, configNames), "config rollback": a.names(1, configNames), "config grants": a.names(1, configNames),
@@ -165,13 +177,14 @@ func (a *app) completions(root *cobra.Command) {
 	c, _, _ := root.Find([]string{"node", "update"})
 	fixed(c, "availability", "active", "pause", "drain")
 	c, _, _ = root.Find([]string{"service", "create"})
-	fixed(c, "mode", "replicated", "global")
+	fixed(c, "mode", modes...)
 	for _, name := range []string{"create", "update"} {
 		u, _, _ := root.Find([]string{"service", name})
 		fixed(u, "update-order", "stop-first", "start-first")
 		fixed(u, "rollback-order", "stop-first", "start-first")
 		fixed(u, "update-failure-action", "pause", "continue", "rollback")
 		fixed(u, "rollback-failure-action", "pause", "continue")
+		fixed(u, "concurrency", "forbid", "allow", "replace")
 	}
 	fixed(c, "endpoint-mode", "vip", "dnsrr")
 	for _, name := range []string{"create", "update", "scale", "rollback"} {

@@ -17,10 +17,12 @@ import (
 // lines that say what changed. Each message costs what is in it, however many
 // tasks there are. Converged means that the wanted number of tasks of the
 // newest revision has been running, and nothing else of it, for stableFor
-// without one of them failing, and that no update is on its way.
+// without one of them failing, and that no update is on its way. A job is there when
+// its run has ended.
 type convergence struct {
 	follows follows
-	updated bool // an update or a rollback was on its way while it was followed
+	run     uint64 // of a job, to be waited for; 0: the newest, if it has no schedule
+	updated bool   // an update or a rollback was on its way while it was followed
 
 	service *controlpb.ServiceView
 	tasks   map[string]*controlpb.TaskView
@@ -53,6 +55,9 @@ const (
 // given returns an error where it was given up to get there: somebody has to decide, or
 // the cluster did.
 func (c *convergence) given() error {
+	if c.job() {
+		return c.failedRun()
+	}
 	svc := c.service.GetService()
 	st, name := svc.GetUpdateStatus(), printable(svc.GetSpec().GetName())
 	switch st.GetState() {
@@ -79,21 +84,24 @@ func (c *convergence) underWay() string {
 	return ""
 }
 
-// place is where a task belongs: a slot, or a node where slot is 0.
+// place is where a task belongs: a slot, or a node where slot is 0, of a run where it is
+// a job's.
 type place struct {
 	slot uint32
 	node string
+	run  uint64
 }
 
 func (p place) compare(q place) int {
-	return cmp.Or(cmp.Compare(p.slot, q.slot), strings.Compare(p.node, q.node))
+	return cmp.Or(cmp.Compare(p.run, q.run), cmp.Compare(p.slot, q.slot), strings.Compare(p.node, q.node))
 }
 
 func placeOf(v *controlpb.TaskView) place {
+	run := v.GetTask().GetIteration()
 	if slot := v.GetTask().GetSlot(); slot != 0 {
-		return place{slot: slot}
+		return place{slot: slot, run: run}
 	}
-	return place{node: cmp.Or(v.GetTask().GetNodeId(), v.GetTask().GetTargetNodeId())}
+	return place{node: cmp.Or(v.GetTask().GetNodeId(), v.GetTask().GetTargetNodeId()), run: run}
 }
 
 // observe takes a message and returns the tasks whose line changed, once it has
@@ -142,7 +150,7 @@ func (c *convergence) restart() {
 	if seen == nil {
 		seen = map[string]string{}
 	}
-	*c = convergence{follows: c.follows, updated: c.updated, service: c.service, since: c.since, well: c.well, seen: seen, was: was,
+	*c = convergence{follows: c.follows, run: c.run, updated: c.updated, service: c.service, since: c.since, well: c.well, seen: seen, was: was,
 		tasks: map[string]*controlpb.TaskView{}, slots: map[place][]*controlpb.TaskView{}, touched: map[place]bool{},
 		running: map[uint64]map[string]bool{}, leaving: map[string]bool{}, trouble: map[string]bool{}}
 }
@@ -205,8 +213,8 @@ func (c *convergence) classify(id string, v *controlpb.TaskView) {
 // remaining is how long the present state must still hold; ok is false while
 // it is not the wanted one.
 func (c *convergence) remaining(now time.Time) (d time.Duration, ok bool) {
-	if !c.well {
-		return 0, false
+	if !c.well || c.job() {
+		return 0, c.well // what has ended stays so
 	}
 	return max(0, stableFor-now.Sub(c.since)), true
 }
@@ -215,6 +223,9 @@ func (c *convergence) remaining(now time.Time) (d time.Duration, ok bool) {
 func (c *convergence) standing() (bool, string) {
 	if c.service == nil {
 		return false, "no word from the cluster yet"
+	}
+	if c.job() {
+		return c.ran()
 	}
 	wanted, current := c.service.GetWanted(), uint64(len(c.running[c.service.GetService().GetRevision()]))
 	old := uint64(len(c.leaving))
@@ -241,7 +252,9 @@ func (c *convergence) standing() (bool, string) {
 func (c *convergence) reason() string {
 	var worst *controlpb.TaskView
 	for id := range c.trouble {
-		if v := c.tasks[id]; worst == nil || compareTrouble(v.GetTask(), worst.GetTask()) > 0 {
+		if v := c.tasks[id]; !c.shown(placeOf(v)) {
+			continue
+		} else if worst == nil || compareTrouble(v.GetTask(), worst.GetTask()) > 0 {
 			worst = v
 		}
 	}
@@ -286,7 +299,7 @@ func (c *convergence) line(p place) taskLine {
 // changedLines are those not shown yet, in order.
 func (c *convergence) changedLines() (out []taskLine) {
 	for p := range c.touched {
-		if len(c.slots[p]) == 0 {
+		if len(c.slots[p]) == 0 || !c.shown(p) {
 			continue
 		}
 		if l := c.line(p); c.seen[l.id] != l.text {
@@ -302,7 +315,7 @@ func (c *convergence) changedLines() (out []taskLine) {
 // lines are the first n of the present state.
 func (c *convergence) lines(n int) (out []taskLine) {
 	if c.order == nil {
-		c.order = slices.SortedFunc(maps.Keys(c.slots), place.compare)
+		c.order = slices.DeleteFunc(slices.SortedFunc(maps.Keys(c.slots), place.compare), func(p place) bool { return !c.shown(p) })
 	}
 	for _, p := range c.order[:min(n, len(c.order))] {
 		out = append(out, c.line(p))

@@ -158,11 +158,11 @@ func (s *signer) signedAs(was *schedulerpb.ServiceSpec, signed []byte) (*lockpb.
 	if err != nil {
 		return nil, err
 	}
-	replicas := was.GetReplicated().GetReplicas()
+	replicas := spec.Size(was)
 	if s.flags.replicas.set { // the deployer says how many
 		replicas = 0
 	}
-	return st, lock.Describes(st, was.GetName(), was.GetLabels(), was.GetGlobal() != nil, replicas, was.GetTask())
+	return st, lock.Describes(st, was.GetName(), was.GetLabels(), spec.PerNode(was), replicas, was.GetTask())
 }
 
 func signedAt(serial int64) string { return time.UnixMilli(serial).UTC().Format(time.RFC3339) }
@@ -180,15 +180,15 @@ func (s *signer) sign(ctx context.Context, c *api, asked, planned *schedulerpb.S
 	if err := sameBut(asked, planned); err != nil {
 		return nil, err
 	}
-	n := planned.GetReplicated().GetReplicas()
+	n := spec.Size(planned)
 	if s.flags.replicas.set {
-		if s.flags.replicas.n < n || planned.GetGlobal() != nil {
+		if s.flags.replicas.n < n || spec.PerNode(planned) {
 			return nil, usagef("--sign-replicas %d: it is for replicated services, and not less than their replicas", s.flags.replicas.n)
 		}
 		n = s.flags.replicas.n
 	}
 	now := s.now()
-	st := &lockpb.Statement{Service: planned.GetName(), Labels: planned.GetLabels(), Global: planned.GetGlobal() != nil, MaxReplicas: n,
+	st := &lockpb.Statement{Service: planned.GetName(), Labels: planned.GetLabels(), Global: spec.PerNode(planned), MaxReplicas: n,
 		Task: planned.GetTask(), Serial: max(now.UnixMilli(), base.GetSerial()+1)}
 	if s.flags.valid > 0 {
 		st.NotAfter = now.Add(s.flags.valid).Unix()

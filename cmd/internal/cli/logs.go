@@ -22,6 +22,7 @@ import (
 type logsFlags struct {
 	follow, timestamps, raw, details bool
 	since, until, tail               string
+	run                              uint64
 }
 
 func (a *app) serviceLogsCmd() *cobra.Command {
@@ -34,12 +35,17 @@ task's id), wrote; their stderr goes to stderr. On a terminal control
 characters are shown as ^X, as output of a container is not to be trusted with
 it; --raw shows lines as they are, without names. Lines of several tasks come in
 the order of their times. Output is kept as long as its container is: of the
-last few tasks of each slot, and the last one or two megabytes of each.`,
+last few tasks of each slot, and the last one or two megabytes of each. --run shows
+one run of a job alone; --follow then ends with it.`,
 		Example: `  redoubt service logs --tail 20 web
   redoubt service logs --follow --since 10m web.3
-  redoubt service logs --since 2026-01-02T15:00:00Z --until 2026-01-02T15:05:00Z web`,
+  redoubt service logs --since 2026-01-02T15:00:00Z --until 2026-01-02T15:05:00Z web
+  redoubt service logs --run 7 backup`,
 		Args: args(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if c.Flags().Changed("run") && l.run == 0 {
+				return usagef("--run 0: runs are numbered from 1: see `redoubt service runs %s`", args[0])
+			}
 			req, err := l.request(args[0], time.Now())
 			if err != nil {
 				return err
@@ -55,11 +61,12 @@ last few tasks of each slot, and the last one or two megabytes of each.`,
 	f.StringVar(&l.since, "since", "", "only newer lines: 10m, or 2026-01-02T15:04:05Z")
 	f.StringVar(&l.until, "until", "", "only older lines, likewise")
 	f.StringVarP(&l.tail, "tail", "n", "all", "only the last lines of each task")
+	f.Uint64Var(&l.run, "run", 0, "only this run of a job, by its number (redoubt service runs)")
 	return c
 }
 
 func (l *logsFlags) request(target string, now time.Time) (*controlpb.ServiceLogsRequest, error) {
-	req := &controlpb.ServiceLogsRequest{Target: target, Follow: l.follow, Tail: -1}
+	req := &controlpb.ServiceLogsRequest{Target: target, Follow: l.follow, Tail: -1, Run: l.run}
 	if l.tail != "all" {
 		n, err := strconv.ParseInt(l.tail, 10, 32)
 		if err != nil || n < 0 {

@@ -19,7 +19,8 @@ func (a *app) serviceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "service", Short: "Run containers and keep them running"}
 	group(c)
 	c.AddCommand(a.serviceCreateCmd(), a.serviceLsCmd(), a.servicePsCmd(), a.serviceInspectCmd(),
-		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd())
+		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd(),
+		a.serviceRunCmd(), a.serviceRunsCmd(), a.serviceSuspendCmd(), a.serviceResumeCmd())
 	return c
 }
 
@@ -27,6 +28,7 @@ func (a *app) serviceCmd() *cobra.Command {
 type createFlags struct {
 	task                    taskFlags
 	rollout                 rolloutFlags
+	job                     jobFlags
 	confine                 confineFlags
 	host                    hostFlag
 	wait                    waitFlags
@@ -53,6 +55,11 @@ func (a *app) serviceCreateCmd() *cobra.Command {
 ever. The image's digest is resolved once, now, and every task runs exactly
 that. It waits until the tasks run (--detach does not).
 
+A job comes to its end: with --mode replicated-job when --replicas of its tasks
+have completed, with --mode global-job when one has on each node. create waits
+for that, and ends with exit code 3 where it failed. With --schedule a job runs
+when that says, and there is nothing to wait for.
+
 Environment variables are not for secrets: they can be read on the nodes that
 run the tasks.`,
 		Example: `  redoubt service create --name web --replicas 3 \
@@ -60,7 +67,13 @@ run the tasks.`,
 
   redoubt service create --name probe --mode global --read-only \
     --mount type=tmpfs,target=/tmp,tmpfs-size=16m --limit-memory 64m \
-    --constraint node.labels.disk==ssd registry.example/probe:1 --verbose`,
+    --constraint node.labels.disk==ssd registry.example/probe:1 --verbose
+
+  # Ten times, two at a time; and every night
+  redoubt service create --name import --mode replicated-job --replicas 10 \
+    --max-concurrent 2 registry.example/import:1
+  redoubt service create --name backup --mode replicated-job \
+    --schedule "30 2 * * *" --time-zone Europe/Berlin registry.example/backup:1`,
 		Args: args(1, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			spec, err := a.createSpec(c, &cf, args)
@@ -73,8 +86,8 @@ run the tasks.`,
 	f := c.Flags()
 	f.SetInterspersed(false) // what follows the image is its arguments
 	f.StringVar(&cf.name, "name", "", "name of the service (default: made from the image's)")
-	f.StringVar(&cf.mode, "mode", "replicated", "replicated or global")
-	f.Var(&cf.replicas, "replicas", "number of tasks (default 1)")
+	f.StringVar(&cf.mode, "mode", "replicated", "replicated or global, and for what comes to its end replicated-job or global-job")
+	f.Var(&cf.replicas, "replicas", "number of tasks; of a job: how many are to complete (default 1)")
 	f.StringArrayVarP(&cf.env, "env", "e", nil, "environment variable, NAME=value")
 	f.StringArrayVar(&cf.envFile, "env-file", nil, "file of environment variables")
 	f.Var(&cf.mounts, "mount", "type=bind|tmpfs,source=…,target=…[,readonly]")
@@ -90,6 +103,7 @@ run the tasks.`,
 	f.StringVar(&cf.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
 	cf.task.add(f)
 	cf.rollout.add(f)
+	cf.job.add(f)
 	cf.confine.add(f, false)
 	cf.host.socket = &a.host
 	f.VarP(&cf.host, "host", "H", "NAME:ADDRESS, one more line of its /etc/hosts; or the node's socket, unix:///path/api.sock")
@@ -123,20 +137,15 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 	if err := networkFlags(spec, cf.networks, cf.endpointMode); err != nil {
 		return nil, err
 	}
-	switch cf.mode {
-	case "replicated":
-		n := uint64(1)
-		if cf.replicas.set {
-			n = cf.replicas.n
-		}
-		spec.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: n}}
-	case "global":
-		if cf.replicas.set {
-			return nil, usagef("--replicas is for --mode replicated: a global service runs once on every node")
-		}
-		spec.Mode = &schedulerpb.ServiceSpec_Global{Global: &schedulerpb.Global{}}
-	default:
-		return nil, usagef("--mode %q: use replicated or global", cf.mode)
+	var count *uint64
+	if cf.replicas.set {
+		count = &cf.replicas.n
+	}
+	if err := modeOf(cf.mode, count, spec); err != nil {
+		return nil, err
+	}
+	if err := cf.job.apply(c.Flags(), spec); err != nil {
+		return nil, err
 	}
 	var err error
 	if spec.Labels, err = keyValues("--label", cf.labels); err != nil {
@@ -271,12 +280,7 @@ func (a *app) runScale(ctx context.Context, names []string, counts []uint64, w w
 	err = a.with(ctx, func(ctx context.Context, c *api) error {
 		for i, name := range names {
 			id, err := a.changeService(ctx, c, name, sg, func(spec *schedulerpb.ServiceSpec) error {
-				r := spec.GetReplicated()
-				if r == nil {
-					return fmt.Errorf("%s is a global service, which runs once on every node: it cannot be scaled", name)
-				}
-				r.Replicas = counts[i]
-				return nil
+				return resize(spec, counts[i])
 			})
 			if err != nil {
 				return err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
@@ -31,19 +32,28 @@ type serviceJSON struct {
 	// with why; empty: there was none.
 	Update        string `json:"update"`
 	UpdateMessage string `json:"update_message"`
+	// Of a job: the newest run that was begun, how it stands, and how many of its tasks
+	// completed of how many; when the next is due, and whether its schedule counts.
+	Run         uint64     `json:"run"`
+	RunState    string     `json:"run_state"`
+	Completed   uint64     `json:"completed"`
+	Completions uint64     `json:"completions"`
+	Due         *time.Time `json:"due"`
+	Suspended   bool       `json:"suspended"`
 }
 
 func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
-	spec := v.GetService().GetSpec()
+	sp := v.GetService().GetSpec()
 	s := serviceJSON{
-		ID: v.GetService().GetId(), Name: spec.GetName(), Mode: "replicated",
-		Running: v.Running, Wanted: v.Wanted, Held: v.Held, Image: spec.GetTask().GetContainer().GetImage(), Ports: []string{},
+		ID: v.GetService().GetId(), Name: sp.GetName(), Mode: spec.ModeName(sp),
+		Running: v.Running, Wanted: v.Wanted, Held: v.Held, Image: sp.GetTask().GetContainer().GetImage(), Ports: []string{},
+		Due: instant(v.GetService().GetDue()), Suspended: v.GetService().GetSuspendedSince() != 0,
 	}
-	if spec.GetGlobal() != nil {
-		s.Mode = "global"
+	if run := spec.NewestRun(v.GetRuns()); run != nil {
+		s.Run, s.RunState, s.Completed, s.Completions = run.GetNumber(), enumName(run.GetState(), "STATE_"), run.GetCompleted(), run.GetWanted()
 	}
 	s.Update, s.UpdateMessage = statusName(v.GetService().GetUpdateStatus()), v.GetService().GetUpdateStatus().GetMessage()
-	for _, p := range spec.GetTask().GetPorts() {
+	for _, p := range sp.GetTask().GetPorts() {
 		s.Ports = append(s.Ports, portString(p))
 	}
 	return s
@@ -75,7 +85,7 @@ func (a *app) serviceLsCmd() *cobra.Command {
 func serviceListFlags(c *cobra.Command, out *output, filter *filterFlag) {
 	out.flags(c, true)
 	out.noTruncFlag(c)
-	filter.add(c, "id", "name", "mode=replicated|global", "label")
+	filter.add(c, "id", "name", "mode="+strings.Join(modes, "|"), "label")
 }
 
 func (a *app) printServices(out *output, filter *filterFlag, views []*controlpb.ServiceView) error {
@@ -94,6 +104,9 @@ func (a *app) printServices(out *output, filter *filterFlag, views []*controlpb.
 			replicas += fmt.Sprintf(" (%d held)", s.Held)
 		}
 		if note := statusNote(v.GetService().GetUpdateStatus()); note != "" {
+			replicas += " (" + note + ")"
+		}
+		if note := jobNote(v); note != "" {
 			replicas += " (" + note + ")"
 		}
 		rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, replicas, s.Image, strings.Join(s.Ports, ", ")})
@@ -117,6 +130,8 @@ type taskJSON struct {
 	OOM      bool      `json:"oom_killed"`
 	Address  string    `json:"address,omitempty"`
 	Revision uint64    `json:"revision"`
+	// Run is the one of its job that it is of; 0: of none.
+	Run uint64 `json:"run"`
 	// Networks are its addresses, by the networks' names.
 	Networks map[string][]string `json:"networks,omitempty"`
 	// Ports lead to it.
@@ -140,7 +155,7 @@ func newTaskJSON(v *controlpb.TaskView) taskJSON {
 		ID: t.GetId(), Name: taskName(v), Image: v.Image, Node: v.NodeName, NodeID: t.GetNodeId(),
 		Desired: enumName(t.GetDesired(), "TASK_STATE_"), State: enumName(s.GetState(), "TASK_STATE_"),
 		Since: time.Unix(0, s.GetAt()).UTC(), Message: s.GetMessage(), Error: s.GetError(),
-		ExitCode: s.GetExitCode(), OOM: s.GetOomKilled(), Address: s.GetAddress(), Revision: t.GetRevision(),
+		ExitCode: s.GetExitCode(), OOM: s.GetOomKilled(), Address: s.GetAddress(), Revision: t.GetRevision(), Run: t.GetIteration(),
 	}
 }
 
@@ -208,13 +223,14 @@ func taskMatches(f *filterFlag, v *controlpb.TaskView) bool {
 
 func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time) error {
 	slices.SortStableFunc(views, func(x, y *controlpb.TaskView) int {
-		return cmp.Or(strings.Compare(x.ServiceName, y.ServiceName), cmp.Compare(x.Task.GetSlot(), y.Task.GetSlot()),
+		return cmp.Or(strings.Compare(x.ServiceName, y.ServiceName), cmp.Compare(y.Task.GetIteration(), x.Task.GetIteration()), cmp.Compare(x.Task.GetSlot(), y.Task.GetSlot()),
 			strings.Compare(x.NodeName, y.NodeName), cmp.Compare(y.Task.GetMeta().GetCreatedAt(), x.Task.GetMeta().GetCreatedAt()))
 	})
 	var ids []string
 	objects := []taskJSON{}
 	var rows [][]string
 	published := slices.ContainsFunc(views, func(v *controlpb.TaskView) bool { return len(v.GetPorts()) > 0 })
+	ofRuns := slices.ContainsFunc(views, func(v *controlpb.TaskView) bool { return v.GetTask().GetIteration() != 0 })
 	onNetworks := slices.ContainsFunc(views, func(v *controlpb.TaskView) bool { return len(v.GetNetworks()) > 0 })
 	for _, v := range views {
 		t := newTaskJSON(v)
@@ -224,6 +240,13 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 			text = t.Error
 		}
 		row := []string{out.id(t.ID), t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), out.text(text)}
+		if ofRuns {
+			run := ""
+			if t.Run != 0 {
+				run = fmt.Sprint(t.Run)
+			}
+			row = append(row, run)
+		}
 		if published {
 			row = append(row, strings.Join(t.Ports, ", "))
 		}
@@ -237,6 +260,9 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 		rows = append(rows, row)
 	}
 	head := []string{"ID", "NAME", "IMAGE", "NODE", "DESIRED STATE", "CURRENT STATE", "ERROR"}
+	if ofRuns {
+		head = append(head, "RUN")
+	}
 	if published {
 		head = append(head, "PORTS")
 	}
@@ -278,8 +304,8 @@ func (a *app) serviceInspectCmd() *cobra.Command {
 
 func printService(w io.Writer, v *controlpb.ServiceView) {
 	s := newServiceJSON(v)
-	spec := v.GetService().GetSpec()
-	t, c := spec.GetTask(), spec.GetTask().GetContainer()
+	sp := v.GetService().GetSpec()
+	t, c := sp.GetTask(), sp.GetTask().GetContainer()
 	field(w, "ID", s.ID)
 	field(w, "Name", s.Name)
 	field(w, "Mode", fmt.Sprintf("%s, %d of %d running", s.Mode, s.Running, s.Wanted))
@@ -288,10 +314,17 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 	}
 	field(w, "Revision", fmt.Sprint(v.GetService().GetRevision()))
 	field(w, "Specification", fmt.Sprint(max(1, v.GetService().GetSpecNumber())))
-	field(w, "Update", statusText(v.GetService().GetUpdateStatus()))
-	field(w, "Updates", configText(spec.GetUpdate()))
-	field(w, "Rollbacks", configText(spec.GetRollback()))
-	field(w, "Labels", pairs(spec.GetLabels()))
+	if spec.IsJob(sp) {
+		field(w, "Run", runText(spec.NewestRun(v.GetRuns())))
+		field(w, "Concurrent", concurrentText(sp))
+		field(w, "Schedule", scheduleText(sp.GetSchedule()))
+		field(w, "Next run", nextText(v.GetService()))
+	} else {
+		field(w, "Update", statusText(v.GetService().GetUpdateStatus()))
+		field(w, "Updates", configText(sp.GetUpdate()))
+		field(w, "Rollbacks", configText(sp.GetRollback()))
+	}
+	field(w, "Labels", pairs(sp.GetLabels()))
 	field(w, "Image", c.GetImage())
 	field(w, "Digest", c.GetDigest())
 	field(w, "Entrypoint", strings.Join(c.GetCommand(), " "))
@@ -308,12 +341,12 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 		ports = append(ports, portDetail(p))
 	}
 	field(w, "Ports", strings.Join(ports, ", "))
-	field(w, "Entry nodes", strings.Join(spec.GetIngressConstraints(), ", "))
+	field(w, "Entry nodes", strings.Join(sp.GetIngressConstraints(), ", "))
 	for _, n := range v.GetNetworks() {
 		field(w, "Network", networkText(n))
 	}
 	if len(v.GetNetworks()) > 0 {
-		field(w, "Endpoint mode", enumName(spec.GetEndpointMode(), "ENDPOINT_MODE_"))
+		field(w, "Endpoint mode", enumName(sp.GetEndpointMode(), "ENDPOINT_MODE_"))
 	}
 	for _, m := range c.GetMounts() {
 		field(w, "Mount", mountString(m))

@@ -22,6 +22,7 @@ import (
 type updateFlags struct {
 	task                                taskFlags
 	rollout                             rolloutFlags
+	job                                 jobFlags
 	rollback                            bool
 	confine                             confineFlags
 	files                               fileFlags
@@ -54,7 +55,10 @@ no more once one has failed. A new number of replicas only adds or removes some.
 An update that was paused goes on with the same command again, or with none of
 its flags; redoubt service rollback goes back. It waits until the service has
 converged (--detach does not), and ends with exit code 3 where the update was
-paused or rolled back.`,
+paused or rolled back.
+
+A job that has no schedule runs anew when the way its tasks run changes, or how
+many of them there are; one with a schedule is another from its next run on.`,
 		Example: `  redoubt service update --image registry.example/web:2 web
   redoubt service update --env-add LEVEL=debug --publish-rm 80 web
 
@@ -71,9 +75,9 @@ paused or rolled back.`,
 	f := c.Flags()
 	f.StringVar(&u.image, "image", "", "new image")
 	f.StringVar(&u.args, "args", "", "new arguments, in one string")
-	f.Var(&u.replicas, "replicas", "number of tasks")
+	f.Var(&u.replicas, "replicas", "number of tasks; of a job: how many are to complete")
 	f.Uint32Var(&u.maxPerNode, "replicas-max-per-node", 0, "most tasks of the service on one node; 0: no bound")
-	f.BoolVar(&u.force, "force", false, "replace every task though nothing changed")
+	f.BoolVar(&u.force, "force", false, "replace every task though nothing changed; a job without a schedule runs anew")
 	for _, l := range []struct {
 		to         *[]string
 		name, help string
@@ -102,6 +106,7 @@ paused or rolled back.`,
 	f.BoolVar(&u.rollback, "rollback", false, "go back, as redoubt service rollback does")
 	u.task.add(f)
 	u.rollout.add(f)
+	u.job.add(f)
 	u.confine.add(f, true)
 	u.sign.add(f)
 	u.wait.add(f)
@@ -152,10 +157,12 @@ func (a *app) runServiceUpdate(c *cobra.Command, u *updateFlags, name string) er
 	return a.converge(c.Context(), []string{id}, u.wait)
 }
 
+// blankSpec has all that a flag may be about.
 func blankSpec() *schedulerpb.ServiceSpec {
 	return &schedulerpb.ServiceSpec{
-		Mode: &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{}},
-		Task: &taskpb.TaskSpec{Container: &taskpb.ContainerSpec{}},
+		Mode:     &schedulerpb.ServiceSpec_ReplicatedJob{ReplicatedJob: &schedulerpb.ReplicatedJob{}},
+		Schedule: &schedulerpb.Schedule{Expression: "@daily"},
+		Task:     &taskpb.TaskSpec{Container: &taskpb.ContainerSpec{}},
 	}
 }
 
@@ -210,15 +217,16 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 	if err := u.rollout.apply(c.Flags(), spec); err != nil {
 		return err
 	}
+	if err := u.job.apply(c.Flags(), spec); err != nil {
+		return err
+	}
 	if err := u.confine.apply(task.Container); err != nil {
 		return err
 	}
 	if u.replicas.set {
-		r := spec.GetReplicated()
-		if r == nil {
-			return fmt.Errorf("%s is a global service, which runs once on every node: --replicas does not apply", spec.Name)
+		if err := resize(spec, u.replicas.n); err != nil {
+			return err
 		}
-		r.Replicas = u.replicas.n
 	}
 	if c.Flags().Changed("image") {
 		if err := checkImage(u.image); err != nil {

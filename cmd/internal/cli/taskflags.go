@@ -187,6 +187,7 @@ type waitFlags struct {
 	quiet   bool
 	timeout time.Duration
 	follows follows
+	run     uint64 // of a job, to be waited for; 0: the newest
 }
 
 func (w *waitFlags) add(f *pflag.FlagSet) {

@@ -34,7 +34,7 @@ func (a *app) converge(ctx context.Context, ids []string, w waitFlags) error {
 // convergeOne follows one service. A watch that breaks (the leader died) is
 // taken up again until the time is over.
 func (a *app) convergeOne(ctx context.Context, id string, w waitFlags, show *progress) error {
-	conv := &convergence{follows: w.follows}
+	conv := &convergence{follows: w.follows, run: w.run}
 	var broken error
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
@@ -78,7 +78,7 @@ func (a *app) watchOnce(ctx context.Context, id string, conv *convergence, show 
 		return err
 	}
 	defer c.Close()
-	stream, err := c.WatchService(ctx, &controlpb.WatchServiceRequest{Service: id, Changes: true})
+	stream, err := c.WatchService(ctx, &controlpb.WatchServiceRequest{Service: id, Changes: true, Run: conv.run})
 	if err != nil {
 		return apiclient.Err(err)
 	}
@@ -138,7 +138,7 @@ func (a *app) followViews(views <-chan *controlpb.WatchServiceResponse, end *err
 		stable.Stop()
 		if left, ok := conv.remaining(time.Now()); ok {
 			if left == 0 {
-				show.converged()
+				show.done(conv.doneText())
 				return nil
 			}
 			stable.Reset(left)
@@ -179,7 +179,10 @@ func (p *progress) tasks(changed []taskLine, conv *convergence) {
 		fmt.Fprintf(&b, "\x1b[%dA", p.drawn)
 	}
 	_, left := conv.standing()
-	if left == "" {
+	switch {
+	case left == "" && conv.job():
+		left = conv.doneText()
+	case left == "":
 		left = "all running, checking that they stay"
 	}
 	fmt.Fprintf(&b, "\x1b[K%s\n", left)
@@ -211,8 +214,8 @@ func (p *progress) lines(changed []taskLine) {
 	}
 }
 
-func (p *progress) converged() {
-	fmt.Fprintln(p.w, strings.TrimSpace(printable(p.of)+" converged"))
+func (p *progress) done(text string) {
+	fmt.Fprintln(p.w, strings.TrimSpace(printable(p.of)+" "+text))
 }
 
 // noticeAfter tells the operator something where what is under way takes longer

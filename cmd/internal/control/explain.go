@@ -14,6 +14,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -27,7 +28,7 @@ func (s *Server) Explain(ctx context.Context, req *controlpb.ExplainRequest) (*c
 		if err != nil {
 			return err
 		}
-		resp.Service = serviceView(r, svc)
+		resp.Service = serviceView(r, svc, 0)
 		revision := svc.GetRevision()
 		if task != nil {
 			revision = task.GetRevision()
@@ -121,7 +122,7 @@ func (e *explainer) summary() []string {
 		if n := e.view.GetHeld(); n > 0 {
 			out = append(out, after(fmt.Sprintf("%d are held back until there is room", n), e.view.GetHeldReason()))
 		}
-		out = append(append(out, e.waiting()...), e.givenUp()...)
+		out = append(append(append(out, e.runs()...), e.waiting()...), e.givenUp()...)
 	}
 	fit := 0
 	for _, v := range e.verdicts {
@@ -131,6 +132,22 @@ func (e *explainer) summary() []string {
 	}
 	if e.task == nil || schedstore.State(e.task) <= schedulerpb.TaskState_TASK_STATE_PENDING {
 		out = append(out, fmt.Sprintf("%d of %d nodes could run one more", fit, len(e.verdicts)))
+	}
+	return out
+}
+
+// runs says how a job's runs are, and when the next is due.
+func (e *explainer) runs() (out []string) {
+	for _, run := range e.view.GetRuns() {
+		state := map[schedulerpb.ServiceRun_State]string{schedstore.RunGoing: "goes on", schedstore.RunCompleted: "completed",
+			schedstore.RunFailed: "failed", schedstore.RunStopped: "was stopped"}[run.GetState()]
+		out = append(out, after(fmt.Sprintf("run %d %s, %d of %d tasks completed", run.GetNumber(), state, run.GetCompleted(), run.GetWanted()), run.GetMessage()))
+	}
+	switch {
+	case e.svc.GetSuspendedSince() != 0:
+		out = append(out, "its schedule is suspended since "+time.Unix(0, e.svc.GetSuspendedSince()).UTC().Format(time.RFC3339))
+	case e.svc.GetDue() != 0:
+		out = append(out, "it is due next at "+time.Unix(0, e.svc.GetDue()).UTC().Format(time.RFC3339))
 	}
 	return out
 }
@@ -221,7 +238,11 @@ func (e *explainer) remedies() (out []string) {
 	}
 	if e.task == nil && len(e.givenUp()) > 0 {
 		add("redoubt service logs --tail 20 %s", e.name())
-		add("redoubt service update --force %s", e.name())
+		if spec.IsJob(e.svc.GetSpec()) {
+			add("redoubt service run %s", e.name())
+		} else {
+			add("redoubt service update --force %s", e.name())
+		}
 		return out
 	}
 	if len(e.verdicts) == 0 {

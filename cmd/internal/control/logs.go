@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -42,6 +43,9 @@ func (s *Server) ServiceLogs(req *controlpb.ServiceLogsRequest, stream controlpb
 		return err
 	}
 	if len(first) == 0 && !req.GetFollow() {
+		if run := req.GetRun(); run != 0 {
+			return apierr.NotFound("see `redoubt service ps`", "%s has no task of run %d whose output can be read", req.GetTarget(), run)
+		}
 		return apierr.NotFound("see `redoubt service ps`", "%s has no task whose output can be read", req.GetTarget())
 	}
 	g, ctx := errgroup.WithContext(stream.Context())
@@ -80,10 +84,12 @@ func (l *logReader) resolve(r raftstore.Reader) error {
 	svc, err := schedstore.ResolveService(r, l.req.GetTarget())
 	if err == nil {
 		l.service = svc.GetId()
-		return nil
+		return l.checkRun(r, svc)
 	}
 	t, terr := schedstore.ResolveTask(r, l.req.GetTarget())
 	switch {
+	case terr == nil && l.req.GetRun() != 0:
+		return apierr.Invalid("leave the run out, or name the job", "%s is one task, of one run", l.req.GetTarget())
 	case terr == nil:
 		l.task = t.GetId()
 		return nil
@@ -91,6 +97,25 @@ func (l *logReader) resolve(r raftstore.Reader) error {
 		return terr
 	}
 	return err
+}
+
+// checkRun refuses a run that the service has not.
+func (l *logReader) checkRun(r raftstore.Reader, svc *schedulerpb.Service) error {
+	n, name := l.req.GetRun(), svc.GetSpec().GetName()
+	if n == 0 {
+		return nil
+	}
+	if err := schedstore.CheckJob(svc); err != nil {
+		return err
+	}
+	run, ok := schedstore.ServiceRuns.Get(r, schedstore.RunID(svc.GetId(), n))
+	switch {
+	case !ok:
+		return apierr.NotFound("see `redoubt service runs "+name+"`", "job %s has no run %d that is kept", name, n)
+	case run.GetState() == schedstore.RunMissed:
+		return apierr.State("", "run %d of job %s was missed: it wrote nothing", n, name)
+	}
+	return nil
 }
 
 // look returns the tasks to read that are not being read, and whether there may
@@ -112,6 +137,9 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 			if t.GetSlot() == 0 && src.node != "" {
 				src.name = svc.GetSpec().GetName() + "." + src.node
 			}
+			if run := t.GetIteration(); run != 0 {
+				src.name += fmt.Sprintf("#%d", run)
+			}
 			l.sources[t.GetId()] = src
 		}
 		// What ended while it was away has said all it will.
@@ -127,10 +155,17 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 		}
 		return ids, ok && schedstore.Live(t)
 	}
+	live := false
 	for t := range schedstore.OfService(r, l.service) {
-		consider(t)
+		if run := l.req.GetRun(); run == 0 || run == t.GetIteration() {
+			live = live || schedstore.Live(t)
+			consider(t)
+		}
 	}
-	_, more = schedstore.Services.Get(r, l.service)
+	if _, more = schedstore.Services.Get(r, l.service); more && l.req.GetRun() != 0 {
+		run, ok := schedstore.ServiceRuns.Get(r, schedstore.RunID(l.service, l.req.GetRun()))
+		more = live || ok && run.GetState() == schedstore.RunGoing
+	}
 	slices.Sort(ids)
 	return ids, more
 }
@@ -186,7 +221,7 @@ func (l *logReader) run(ctx context.Context, first []string) error {
 // watch says when there may be something new to read.
 func (l *logReader) watch(ctx context.Context, changed chan<- struct{}) error {
 	for {
-		w, err := l.s.c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, schedstore.Services, schedstore.Tasks, schedstore.Nodes)
+		w, err := l.s.c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, schedstore.Services, schedstore.ServiceRuns, schedstore.Tasks, schedstore.Nodes)
 		for err == nil {
 			select {
 			case changed <- struct{}{}:

@@ -113,7 +113,7 @@ func (s *Server) eachService(ctx context.Context, req *controlpb.ListServicesReq
 			return err
 		}
 		for _, svc := range services {
-			if err := yield(serviceView(r, svc)); err != nil {
+			if err := yield(serviceView(r, svc, 0)); err != nil {
 				return err
 			}
 		}
@@ -140,16 +140,21 @@ func pick(r raftstore.Reader, refs []string) (out []*schedulerpb.Service, err er
 	return out, nil
 }
 
-// serviceView counts the service's tasks.
-func serviceView(r *raftstore.ReadTx, svc *schedulerpb.Service) *controlpb.ServiceView {
+// serviceView counts the service's tasks. besides is a run that the view of a job has in
+// any case, where it is kept; 0: none.
+func serviceView(r *raftstore.ReadTx, svc *schedulerpb.Service, besides uint64) *controlpb.ServiceView {
 	count := schedstore.CountOf(r, svc.GetId())
 	v := &controlpb.ServiceView{Service: svc, Running: count.Running, Networks: serviceNetworks(r, svc)}
 	req, err := placement.Compile(svc.GetId(), svc.GetRevision(), svc.GetSpec().GetTask(), meshstore.NodeFeature(r))
 	if err != nil { // validation lets no such service in
 		return v
 	}
-	v.Wanted = orchestrator.Wanted(svc, req, schedstore.Nodes.All(r), schedstore.OfService(r, svc.GetId()))
-	if svc.GetSpec().GetGlobal() == nil {
+	if spec.IsJob(svc.GetSpec()) {
+		jobView(r, v, besides)
+	} else {
+		v.Wanted = orchestrator.Wanted(svc, req, schedstore.Nodes.All(r), schedstore.OfService(r, svc.GetId()))
+	}
+	if !spec.PerNode(svc.GetSpec()) {
 		if v.Held = orchestrator.Held(v.Wanted, count); v.Held > 0 {
 			v.HeldReason = waitingReason(r, svc.GetId())
 		}

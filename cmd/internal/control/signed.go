@@ -97,7 +97,7 @@ func admitSigned(now time.Time, raw *lockpb.Chain, sig *lockpb.Signed, sp *sched
 	if err != nil {
 		return err
 	}
-	if err := lock.Describes(st, sp.GetName(), sp.GetLabels(), sp.GetGlobal() != nil, sp.GetReplicated().GetReplicas(), sp.GetTask()); err != nil {
+	if err := lock.Describes(st, sp.GetName(), sp.GetLabels(), spec.PerNode(sp), spec.Size(sp), sp.GetTask()); err != nil {
 		return err
 	}
 	return newerThan(old, st)

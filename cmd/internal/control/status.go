@@ -156,7 +156,7 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 			}
 		}
 		for svc := range schedstore.Services.All(r) {
-			v := serviceView(r, svc)
+			v := serviceView(r, svc, 0)
 			resp.Services++
 			resp.TasksRunning += uint32(v.GetRunning())
 			resp.TasksWanted += uint32(v.GetWanted())
@@ -166,6 +166,9 @@ func (s *Server) GetStatus(ctx context.Context, _ *controlpb.GetStatusRequest) (
 					held = fmt.Sprintf(", %d are held back until there is room", v.GetHeld())
 				}
 				warn("service %s runs %d of %d tasks%s: `redoubt service ps %s`", svc.GetSpec().GetName(), v.GetRunning(), v.GetWanted(), held, svc.GetSpec().GetName())
+			}
+			if text := jobWarning(r, v); text != "" {
+				warn("%s: `redoubt service runs %s`", text, svc.GetSpec().GetName())
 			}
 		}
 		return nil

@@ -23,7 +23,7 @@ func (s *Server) WatchService(req *controlpb.WatchServiceRequest, stream control
 		id = svc.GetId()
 		return err
 	})
-	w := &serviceWatch{server: s, stream: stream, id: id, changes: req.GetChanges()}
+	w := &serviceWatch{server: s, stream: stream, id: id, run: req.GetRun(), changes: req.GetChanges()}
 	for err == nil || errors.Is(err, raftstore.ErrLagged) {
 		var done bool
 		if done, err = w.follow(); done {
@@ -40,7 +40,8 @@ type serviceWatch struct {
 	server  *Server
 	stream  controlpb.Control_WatchServiceServer
 	id      string
-	changes bool // the caller adds up; otherwise it is sent the whole each time
+	run     uint64 // that the view of a job has in any case
+	changes bool   // the caller adds up; otherwise it is sent the whole each time
 }
 
 // follow goes on until the service is removed (done), or something ends the
@@ -48,7 +49,7 @@ type serviceWatch struct {
 func (w *serviceWatch) follow() (done bool, err error) {
 	// What the snapshot and the first events both have is sent twice, which
 	// changes nothing.
-	events, err := w.server.c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, schedstore.Services, schedstore.Tasks)
+	events, err := w.server.c.Store.Watch(func(*raftstore.ReadTx) error { return nil }, schedstore.Services, schedstore.ServiceRuns, schedstore.Tasks)
 	if err != nil {
 		return false, err
 	}
@@ -81,6 +82,8 @@ func (w *serviceWatch) concern(events []raftstore.Event) (tasks map[string]bool,
 	for _, e := range events {
 		if old, now, ok := schedstore.Services.Event(e); ok {
 			concerned = concerned || cmp.Or(now.GetId(), old.GetId()) == w.id
+		} else if old, now, ok := schedstore.ServiceRuns.Event(e); ok {
+			concerned = concerned || cmp.Or(now.GetServiceId(), old.GetServiceId()) == w.id
 		} else if old, now, ok := schedstore.Tasks.Event(e); ok && cmp.Or(now.GetServiceId(), old.GetServiceId()) == w.id {
 			tasks[cmp.Or(now.GetId(), old.GetId())], concerned = true, true
 		}
@@ -103,7 +106,7 @@ func (w *serviceWatch) send(tasks map[string]bool) (removed bool, err error) {
 		if end.Removed = !ok; end.Removed {
 			return nil
 		}
-		end.Service = serviceView(r, svc)
+		end.Service = serviceView(r, svc, w.run)
 		switch {
 		case !w.changes: // in one message, as that caller expects it
 			end.Tasks = taskViews(r, svc, "")

@@ -54,25 +54,6 @@ func fromService(in *serviceSpec, base *schedulerpb.ServiceSpec) (*schedulerpb.S
 	return out, untranslated("", in)
 }
 
-func fromMode(in *swarm.ServiceMode, out *schedulerpb.ServiceSpec) error {
-	replicated, global := take(&in.Replicated), take(&in.Global)
-	switch {
-	case in.ReplicatedJob != nil || in.GlobalJob != nil:
-		return notHere("jobs are not there yet: a service is replicated or global")
-	case replicated != nil && global != nil:
-		return badRequest("Mode is replicated and global: choose one")
-	case global != nil:
-		out.Mode = &schedulerpb.ServiceSpec_Global{Global: &schedulerpb.Global{}}
-	default:
-		n := uint64(1)
-		if replicated != nil && replicated.Replicas != nil {
-			n = *replicated.Replicas
-		}
-		out.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: n}}
-	}
-	return nil
-}
-
 func fromTask(in *swarm.TaskSpec, t *taskpb.TaskSpec) error {
 	c := in.ContainerSpec
 	switch {

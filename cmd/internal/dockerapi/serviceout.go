@@ -27,13 +27,7 @@ func imageOf(c *taskpb.ContainerSpec) string {
 // gives the name of a secret or config by its id.
 func toService(s *schedulerpb.ServiceSpec, named func(id string) string) swarm.ServiceSpec {
 	out := swarm.ServiceSpec{Annotations: swarm.Annotations{Name: s.GetName(), Labels: labels(s.GetLabels())}, TaskTemplate: toTaskSpec(s.GetTask(), named),
-		UpdateConfig: toUpdate(s.GetUpdate()), RollbackConfig: toUpdate(s.GetRollback())}
-	if g := s.GetGlobal(); g != nil {
-		out.Mode.Global = &swarm.GlobalService{}
-	} else {
-		n := s.GetReplicated().GetReplicas()
-		out.Mode.Replicated = &swarm.ReplicatedService{Replicas: &n}
-	}
+		UpdateConfig: toUpdate(s.GetUpdate()), RollbackConfig: toUpdate(s.GetRollback()), Mode: toMode(s)}
 	out.EndpointSpec = &swarm.EndpointSpec{Mode: swarm.ResolutionModeVIP, Ports: toPorts(s.GetTask().GetPorts())}
 	if s.GetEndpointMode() == schedulerpb.EndpointMode_ENDPOINT_MODE_DNSRR {
 		out.EndpointSpec.Mode = swarm.ResolutionModeDNSRR

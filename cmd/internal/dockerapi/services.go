@@ -10,6 +10,7 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
@@ -32,12 +33,8 @@ func (s *Server) services(q *request) (any, error) {
 	return q.list(each(func(yield func(any) bool) error {
 		return eachService(q.Context(), q, func(v *controlpb.ServiceView) bool {
 			sp := v.GetService().GetSpec()
-			mode := "replicated"
-			if sp.GetGlobal() != nil {
-				mode = "global"
-			}
 			if !f.begins("id", v.GetService().GetId()) || !f.begins("name", sp.GetName()) || !f.has("label", sp.GetLabels()) ||
-				!f.is("mode", mode) || !f.is("runtime", "container") {
+				!f.is("mode", spec.ModeName(sp)) || !f.is("runtime", "container") {
 				return true
 			}
 			return yield(toServiceView(v, names.of, isOn(q.Request, "status") && q.minor >= 41))
@@ -150,7 +147,8 @@ func (s *Server) serviceRemove(q *request) (any, error) {
 // toServiceView is a service in Docker's words.
 func toServiceView(v *controlpb.ServiceView, named func(string) string, status bool) swarm.Service {
 	svc := v.GetService()
-	out := swarm.Service{ID: svc.GetId(), Meta: toMeta(svc.GetMeta()), Spec: toService(svc.GetSpec(), named), UpdateStatus: toUpdateStatus(svc.GetUpdateStatus())}
+	out := swarm.Service{ID: svc.GetId(), Meta: toMeta(svc.GetMeta()), Spec: toService(svc.GetSpec(), named), UpdateStatus: toUpdateStatus(svc.GetUpdateStatus()),
+		JobStatus: toJobStatus(v)}
 	out.Endpoint.Spec = *out.Spec.EndpointSpec
 	out.Endpoint.Ports = out.Spec.EndpointSpec.Ports
 	for _, n := range v.GetNetworks() {
@@ -161,7 +159,7 @@ func toServiceView(v *controlpb.ServiceView, named func(string) string, status b
 		}
 	}
 	if status {
-		out.ServiceStatus = &swarm.ServiceStatus{RunningTasks: v.GetRunning(), DesiredTasks: v.GetWanted()}
+		out.ServiceStatus = toServiceStatus(v)
 	}
 	return out
 }

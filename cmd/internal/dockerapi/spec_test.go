@@ -8,8 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/moby/api/types/swarm"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/internal/strictjson"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
@@ -63,7 +65,13 @@ func TestRoundTrip(t *testing.T) {
 	templated.Task.Container.Env, templated.Task.Container.Templated = []string{"N={{.Node.Hostname}}"}, true
 	written := proto.CloneOf(templated)
 	written.Task.Container.Templated = false
-	for _, want := range []*schedulerpb.ServiceSpec{wholeSpec(), smallest, global, empty, open, templated, written} {
+	job, all, globalJob := proto.CloneOf(smallest), proto.CloneOf(smallest), proto.CloneOf(smallest)
+	job.Mode = &schedulerpb.ServiceSpec_ReplicatedJob{ReplicatedJob: &schedulerpb.ReplicatedJob{MaxConcurrent: 2, TotalCompletions: 7}}
+	job.Schedule = &schedulerpb.Schedule{Expression: "30 2 * * *", TimeZone: "Europe/Berlin", Keep: 3}
+	all.Mode = &schedulerpb.ServiceSpec_ReplicatedJob{ReplicatedJob: &schedulerpb.ReplicatedJob{TotalCompletions: 7}}
+	globalJob.Mode = &schedulerpb.ServiceSpec_GlobalJob{GlobalJob: &schedulerpb.GlobalJob{}}
+	job, all, globalJob = spec.Normalize(job), spec.Normalize(all), spec.Normalize(globalJob)
+	for _, want := range []*schedulerpb.ServiceSpec{wholeSpec(), smallest, global, empty, open, templated, written, job, all, globalJob} {
 		data, err := json.Marshal(toService(want, func(id string) string { return "name-of-" + id }))
 		if err != nil {
 			t.Fatal(err)
@@ -110,7 +118,7 @@ func TestNothingIsIgnored(t *testing.T) {
 		if err == nil && proto.Equal(out, base) && !slices.Contains(same, name) {
 			t.Errorf("%s is ignored", name)
 		}
-		if err != nil && !strings.ContainsAny(err.Error(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ") && !strings.Contains(err.Error(), "mount") && !strings.Contains(err.Error(), "jobs") {
+		if err != nil && !strings.ContainsAny(err.Error(), "ABCDEFGHIJKLMNOPQRSTUVWXYZ") && !strings.Contains(err.Error(), "mount") {
 			t.Errorf("%s: the refusal names nothing: %v", name, err)
 		}
 	}
@@ -236,4 +244,41 @@ func FuzzService(f *testing.F) {
 			t.Fatalf("%s: %v", again, err)
 		}
 	})
+}
+
+// TestJobs: what Docker leaves out of a job, and what it is told of its runs.
+func TestJobs(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"ReplicatedJob":{}}`:                                       "max_concurrent:1 total_completions:1",
+		`{"ReplicatedJob":{"MaxConcurrent":3}}`:                      "max_concurrent:3 total_completions:3",
+		`{"ReplicatedJob":{"MaxConcurrent":2,"TotalCompletions":5}}`: "max_concurrent:2 total_completions:5",
+		`{"ReplicatedJob":{},"Global":{}}`:                           "several at once",
+		`{"GlobalJob":{},"ReplicatedJob":{}}`:                        "several at once",
+	} {
+		var in serviceSpec
+		if err := strictjson.Decode([]byte(`{"Name":"job","Mode":`+body+`,"TaskTemplate":{"ContainerSpec":{"Image":"app:1"}}}`), &in); err != nil {
+			t.Fatal(err)
+		}
+		sp, err := fromService(&in, nil)
+		got := strings.Join(strings.Fields(fmt.Sprint(sp.GetReplicatedJob(), err)), " ")
+		if !strings.Contains(got, want) {
+			t.Errorf("%s: %s", body, got)
+		}
+	}
+	sp := &schedulerpb.ServiceSpec{Name: "job", Mode: &schedulerpb.ServiceSpec_GlobalJob{GlobalJob: &schedulerpb.GlobalJob{}}, Task: &taskpb.TaskSpec{Container: &taskpb.ContainerSpec{Image: "a"}}}
+	v := &controlpb.ServiceView{Service: &schedulerpb.Service{Id: "j", Spec: sp}, Running: 1, Wanted: 2, Runs: []*schedulerpb.ServiceRun{
+		{Number: 3, BeganAt: 1, EndedAt: 2, Completed: 4, Wanted: 4}, {Number: 4, BeganAt: 3, Completed: 2, Wanted: 4}, {Number: 5, DueAt: 4}}}
+	svc := toServiceView(v, nil, true)
+	if svc.JobStatus == nil || svc.JobStatus.JobIteration.Index != 4 || svc.JobStatus.LastExecution.UnixNano() != 3 || *svc.ServiceStatus != (swarm.ServiceStatus{RunningTasks: 1, DesiredTasks: 4, CompletedTasks: 2}) {
+		t.Errorf("%v, %v", svc.JobStatus, svc.ServiceStatus)
+	}
+	v.Runs = nil
+	if svc := toServiceView(v, nil, false); svc.JobStatus == nil {
+		t.Error("a job that never ran has no status: the command relies on it")
+	}
+	w := &taskWords{services: map[string]serviceWords{}}
+	task := w.task(&controlpb.TaskView{Task: &schedulerpb.Task{Id: "t", Slot: 1, Iteration: 4}})
+	if task.JobIteration == nil || task.JobIteration.Index != 4 || task.Slot != 0 {
+		t.Errorf("%v, slot %d", task.JobIteration, task.Slot)
+	}
 }

@@ -134,6 +134,7 @@ func (w *taskWords) task(v *controlpb.TaskView) swarm.Task {
 		ServiceID: t.GetServiceId(), Slot: int(t.GetSlot()), NodeID: t.GetNodeId(), DesiredState: swarm.TaskState(taskState(t.GetDesired())),
 		Status: toTaskStatus(t.GetStatus()), Volumes: []swarm.VolumeAttachment{},
 	}
+	jobTask(t, &out)
 	if ok && svc.view.GetService().GetRevision() == t.GetRevision() {
 		out.Spec = svc.spec
 	}

@@ -196,6 +196,14 @@ func (d *dockerStory) services() {
 	task := strings.TrimSpace(d.says("service ps --quiet --filter desired-state=running --no-trunc api", `^[a-z2-7]{26}\n`))[:26]
 	d.says("inspect --type task "+task+" --format '{{.Status.State}}'", "^running\n$")
 	d.says("node ps worker-1 worker-2 --filter desired-state=running --format '{{.Name}}'", `api\.\d`)
+	// Jobs: the command waits until they have completed.
+	d.says("service create --quiet --name job --mode replicated-job --replicas 2 --max-concurrent 1 --no-healthcheck --constraint node.role==worker "+image+" exit 0", `^[a-z2-7]{26}\n$`)
+	d.says("service ls --filter name=job --format '{{.Mode}} {{.Replicas}}'", `^replicated job 0/0 \(2/2 completed\)\n$`)
+	d.says("service update --quiet --force job", "^job\n$")
+	d.says("service inspect job --format '{{.JobStatus.JobIteration.Index}} {{.Spec.Mode.ReplicatedJob.TotalCompletions}}'", `^2 2\n$`)
+	d.says("service create --quiet --name each --mode global-job --no-healthcheck "+image+" exit 0", "")
+	d.says("service ls --filter mode=global-job --format '{{.Replicas}}'", `^0/\d \((\d)/\d completed\)\n$`)
+	d.says("service rm job each", "^job\neach\n$")
 	d.refuses("service inspect nothing", "no such service: nothing")
 	d.refuses("secret rm db-password", "is in use")
 	d.refuses("network rm back", "")
@@ -255,7 +263,7 @@ func (d *dockerStory) unsupported() {
 	for flags, want := range map[string]string{
 		"--log-driver syslog":                                       "LogDriver",
 		"--mount type=volume,source=a,target=/b":                    "mount of type \"volume\"",
-		"--mode replicated-job":                                     "jobs are not there yet",
+		"--mode replicated-job --publish 80:80":                     "ports in mode ingress",
 		"--no-resolve-image --with-registry-auth --network nowhere": "network nowhere not found",
 		"--oom-score-adj 100":                                       "OomScoreAdj",
 	} {

@@ -95,6 +95,9 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 	})
 	service := &schedulerpb.ServiceSpec{Name: "web", Mode: &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 1}},
 		Task: &taskpb.TaskSpec{Container: &taskpb.ContainerSpec{Image: "registry.example/app@sha256:" + strings.Repeat("0f", 32), Env: []string{"PASSWORD=hunter2"}}}}
+	job := proto.CloneOf(service)
+	job.Name, job.Mode = "nightly", &schedulerpb.ServiceSpec_GlobalJob{GlobalJob: &schedulerpb.GlobalJob{}}
+	job.Schedule = &schedulerpb.Schedule{Expression: "@yearly"}
 	calls := []change{
 		{"Control.CreateService", &controlpb.CreateServiceRequest{Spec: service}},
 		{"Control.UpdateService", &controlpb.UpdateServiceRequest{Service: "web", Spec: service}},
@@ -108,6 +111,9 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Control.RemovePolicy", &controlpb.RemovePolicyRequest{Policy: "pol"}},
 		{"Control.RemoveNetwork", &controlpb.RemoveNetworkRequest{Network: "net"}},
 		{"Control.RemoveService", &controlpb.RemoveServiceRequest{Service: "web"}},
+		{"Control.CreateService", &controlpb.CreateServiceRequest{Spec: job}},
+		{"Control.BeginRun", &controlpb.BeginRunRequest{Service: "nightly"}},
+		{"Control.SuspendService", &controlpb.SuspendServiceRequest{Service: "nightly", Suspend: true}},
 		{"Access.CreateRole", &controlpb.CreateRoleRequest{Name: "looker", Verbs: []string{"node.list"}}},
 		{"Access.Bind", &controlpb.BindRequest{Role: "looker", Principal: "user:ann@" + w.m.creds.Peer().NodeID}},
 		{"Access.Unbind", &controlpb.UnbindRequest{Role: "looker", Principal: "user:ann@" + w.m.creds.Peer().NodeID}},

@@ -24,6 +24,11 @@ func TestRequestsDecide(t *testing.T) {
 		{"Control.RollbackService", `service: "web" to: 3 spec {name: "web" task {container {secrets {source: "key"} registry_auth: "pull" configs {source: "conf"}} networks {network: "front"}}}`,
 			"service.rollback Service web, service.rollback Service spec, secret.use Secret key, secret.use Secret pull, config.use Config conf, network.use Network front"},
 		{"Control.StreamServiceHistory", `service: "web"`, "service.list Service web"},
+		// To have a job run changes nothing of it.
+		{"Control.BeginRun", `service: "backup"`, "service.run Service backup"},
+		{"Control.SuspendService", `service: "backup" suspend: true`, "service.update Service backup"},
+		{"Control.SuspendService", `service: "backup"`, "service.update Service backup"},
+		{"Control.StreamRuns", `service: "backup"`, "service.list Service backup"},
 		{"Control.ListServices", ``, "service.list"},
 		{"Control.ListServices", `services: "web" services: "api"`, "service.list Service web, service.list Service api"},
 		{"Control.RemoveNode", `node: "w1"`, "node.remove Node w1"},

@@ -57,6 +57,7 @@ type Node struct {
 	tokens    []*controlpb.TokenView
 	services  []*schedulerpb.Service
 	former    map[string][]*schedulerpb.ServiceSpecRecord // of services, by id
+	runs      map[string][]*schedulerpb.ServiceRun        // of jobs, by id
 	configs   []*secretspb.Config
 	secrets   []*keptSecret
 	master    *seal.Master // of secrets

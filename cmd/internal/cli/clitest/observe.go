@@ -20,7 +20,7 @@ func (n *Node) Explain(_ context.Context, r *controlpb.ExplainRequest) (*control
 		return nil, apierr.NotFound("", "no service %q", r.Target)
 	}
 	return &controlpb.ExplainResponse{
-		Service: serviceView(svc), Summary: []string{svc.Spec.Name + " wants 2 tasks and 2 run", "1 of 2 nodes could run one more"},
+		Service: n.viewOf(svc), Summary: []string{svc.Spec.Name + " wants 2 tasks and 2 run", "1 of 2 nodes could run one more"},
 		Nodes: []*controlpb.NodeVerdict{{NodeId: n.id, Name: "manager-1", ServiceTasks: 2, Tasks: 2},
 			{NodeId: ident.New(), Name: "worker-1", Reason: "drained", Tasks: 3}},
 		Remedies: []string{"redoubt node update --availability active worker-1"},

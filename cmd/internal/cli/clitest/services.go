@@ -37,6 +37,7 @@ func (n *Node) CreateService(_ context.Context, r *controlpb.CreateServiceReques
 	}
 	s := &schedulerpb.Service{Meta: &raftstorepb.Meta{Version: 1}, Id: ident.New(), Spec: r.Spec, Revision: 1, Signed: r.Signed}
 	n.services = append(n.services, s)
+	n.startJob(s)
 	return &controlpb.CreateServiceResponse{Id: s.Id, Warnings: []string{"the image was loaded by hand"}}, nil
 }
 
@@ -62,6 +63,9 @@ func (n *Node) find(name string) *schedulerpb.Service {
 
 // tasks are those of s, running unless its image is broken.
 func (n *Node) tasksOf(s *schedulerpb.Service) []*controlpb.TaskView {
+	if spec.IsJob(s.Spec) {
+		return n.tasksOfRuns(s)
+	}
 	var out []*controlpb.TaskView
 	state, msg := schedulerpb.TaskState_TASK_STATE_RUNNING, ""
 	if s.Spec.Task.Container.Image == "broken" {
@@ -82,7 +86,10 @@ func wanted(s *schedulerpb.Service) uint64 {
 	return 1
 }
 
-func serviceView(s *schedulerpb.Service) *controlpb.ServiceView {
+func (n *Node) viewOf(s *schedulerpb.Service) *controlpb.ServiceView {
+	if spec.IsJob(s.Spec) {
+		return &controlpb.ServiceView{Service: s, Runs: n.runs[s.Id]}
+	}
 	v := &controlpb.ServiceView{Service: s, Wanted: wanted(s)}
 	if s.Spec.Task.Container.Image != "broken" {
 		v.Running = v.Wanted
@@ -97,7 +104,7 @@ func (n *Node) ListServices(_ context.Context, r *controlpb.ListServicesRequest)
 	out := new(controlpb.ListServicesResponse)
 	for _, s := range n.services {
 		if len(r.Services) == 0 || slices.Contains(r.Services, s.Spec.Name) || slices.Contains(r.Services, s.Id) {
-			out.Services = append(out.Services, serviceView(s))
+			out.Services = append(out.Services, n.viewOf(s))
 		}
 	}
 	if len(out.Services) < len(r.Services) {
@@ -144,6 +151,10 @@ func (n *Node) change(s *schedulerpb.Service, sp *schedulerpb.ServiceSpec, signe
 	s.Meta.Version++
 	s.Revision++
 	s.Spec, s.Signed, s.UpdateStatus = sp, signed, st
+	if spec.IsJob(sp) {
+		s.UpdateStatus = nil
+		n.startJob(s)
+	}
 }
 
 // RollbackService implements Control.
@@ -220,7 +231,7 @@ func (n *Node) WatchService(r *controlpb.WatchServiceRequest, s grpc.ServerStrea
 		n.mu.Unlock()
 		return apierr.NotFound("", "no service %q", r.Service)
 	}
-	v := &controlpb.WatchServiceResponse{Service: serviceView(svc), Tasks: n.tasksOf(svc)}
+	v := &controlpb.WatchServiceResponse{Service: n.viewOf(svc), Tasks: n.tasksOf(svc)}
 	n.mu.Unlock()
 	if err := s.Send(v); err != nil {
 		return err
@@ -231,6 +242,9 @@ func (n *Node) WatchService(r *controlpb.WatchServiceRequest, s grpc.ServerStrea
 
 // ServiceLogs implements Control.
 func (n *Node) ServiceLogs(r *controlpb.ServiceLogsRequest, s grpc.ServerStreamingServer[controlpb.ServiceLogsResponse]) error {
+	if r.Run != 0 {
+		return s.Send(&controlpb.ServiceLogsResponse{TaskId: "a", TaskName: fmt.Sprint(r.Target, ".1#", r.Run), NodeName: "manager-1", Data: []byte("of one run\n")})
+	}
 	if r.Target != "web" {
 		return apierr.NotFound("see `redoubt service ls`", "no service or task %q", r.Target)
 	}

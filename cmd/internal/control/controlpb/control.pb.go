@@ -3716,7 +3716,10 @@ type ServiceView struct {
 	Held       uint64 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
 	HeldReason string `protobuf:"bytes,5,opt,name=held_reason,json=heldReason,proto3" json:"held_reason,omitempty"`
 	// The networks it is on.
-	Networks      []*NetworkAddress `protobuf:"bytes,6,rep,name=networks,proto3" json:"networks,omitempty"`
+	Networks []*NetworkAddress `protobuf:"bytes,6,rep,name=networks,proto3" json:"networks,omitempty"`
+	// Of a job: its runs that go on and the newest that ended, ascending, with how many
+	// of their tasks completed until now, and how many are to on what nodes there are.
+	Runs          []*schedulerpb.ServiceRun `protobuf:"bytes,7,rep,name=runs,proto3" json:"runs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3789,6 +3792,13 @@ func (x *ServiceView) GetHeldReason() string {
 func (x *ServiceView) GetNetworks() []*NetworkAddress {
 	if x != nil {
 		return x.Networks
+	}
+	return nil
+}
+
+func (x *ServiceView) GetRuns() []*schedulerpb.ServiceRun {
+	if x != nil {
+		return x.Runs
 	}
 	return nil
 }
@@ -4242,6 +4252,298 @@ func (x *StreamServiceHistoryResponse) GetVersion() uint64 {
 	return 0
 }
 
+type BeginRunRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginRunRequest) Reset() {
+	*x = BeginRunRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginRunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginRunRequest) ProtoMessage() {}
+
+func (x *BeginRunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginRunRequest.ProtoReflect.Descriptor instead.
+func (*BeginRunRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *BeginRunRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type BeginRunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The number of the run.
+	Run           uint64 `protobuf:"varint,2,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginRunResponse) Reset() {
+	*x = BeginRunResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginRunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginRunResponse) ProtoMessage() {}
+
+func (x *BeginRunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginRunResponse.ProtoReflect.Descriptor instead.
+func (*BeginRunResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *BeginRunResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *BeginRunResponse) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+type SuspendServiceRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// False: it counts again.
+	Suspend       bool `protobuf:"varint,2,opt,name=suspend,proto3" json:"suspend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendServiceRequest) Reset() {
+	*x = SuspendServiceRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendServiceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendServiceRequest) ProtoMessage() {}
+
+func (x *SuspendServiceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendServiceRequest.ProtoReflect.Descriptor instead.
+func (*SuspendServiceRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *SuspendServiceRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *SuspendServiceRequest) GetSuspend() bool {
+	if x != nil {
+		return x.Suspend
+	}
+	return false
+}
+
+type SuspendServiceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Unix nanoseconds when it runs next; 0: it is suspended, or never.
+	Due           int64 `protobuf:"varint,2,opt,name=due,proto3" json:"due,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendServiceResponse) Reset() {
+	*x = SuspendServiceResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendServiceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendServiceResponse) ProtoMessage() {}
+
+func (x *SuspendServiceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendServiceResponse.ProtoReflect.Descriptor instead.
+func (*SuspendServiceResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *SuspendServiceResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SuspendServiceResponse) GetDue() int64 {
+	if x != nil {
+		return x.Due
+	}
+	return 0
+}
+
+type StreamRunsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamRunsRequest) Reset() {
+	*x = StreamRunsRequest{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamRunsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamRunsRequest) ProtoMessage() {}
+
+func (x *StreamRunsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamRunsRequest.ProtoReflect.Descriptor instead.
+func (*StreamRunsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *StreamRunsRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+// StreamRunsResponse has the newest run first.
+type StreamRunsResponse struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Run           *schedulerpb.ServiceRun `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamRunsResponse) Reset() {
+	*x = StreamRunsResponse{}
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamRunsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamRunsResponse) ProtoMessage() {}
+
+func (x *StreamRunsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamRunsResponse.ProtoReflect.Descriptor instead.
+func (*StreamRunsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *StreamRunsResponse) GetRun() *schedulerpb.ServiceRun {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
 type RemoveServiceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -4251,7 +4553,7 @@ type RemoveServiceRequest struct {
 
 func (x *RemoveServiceRequest) Reset() {
 	*x = RemoveServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4263,7 +4565,7 @@ func (x *RemoveServiceRequest) String() string {
 func (*RemoveServiceRequest) ProtoMessage() {}
 
 func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4276,7 +4578,7 @@ func (x *RemoveServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveServiceRequest) GetService() string {
@@ -4295,7 +4597,7 @@ type RemoveServiceResponse struct {
 
 func (x *RemoveServiceResponse) Reset() {
 	*x = RemoveServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4307,7 +4609,7 @@ func (x *RemoveServiceResponse) String() string {
 func (*RemoveServiceResponse) ProtoMessage() {}
 
 func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4320,7 +4622,7 @@ func (x *RemoveServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveServiceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RemoveServiceResponse) GetId() string {
@@ -4339,7 +4641,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4351,7 +4653,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4364,7 +4666,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *CreateConfigRequest) GetSpec() *secretspb.ConfigSpec {
@@ -4383,7 +4685,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4395,7 +4697,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4408,7 +4710,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *CreateConfigResponse) GetId() string {
@@ -4427,7 +4729,7 @@ type GetConfigsRequest struct {
 
 func (x *GetConfigsRequest) Reset() {
 	*x = GetConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4439,7 +4741,7 @@ func (x *GetConfigsRequest) String() string {
 func (*GetConfigsRequest) ProtoMessage() {}
 
 func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4452,7 +4754,7 @@ func (x *GetConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetConfigsRequest) GetConfigs() []string {
@@ -4471,7 +4773,7 @@ type GetConfigsResponse struct {
 
 func (x *GetConfigsResponse) Reset() {
 	*x = GetConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4483,7 +4785,7 @@ func (x *GetConfigsResponse) String() string {
 func (*GetConfigsResponse) ProtoMessage() {}
 
 func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4496,7 +4798,7 @@ func (x *GetConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigsResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetConfigsResponse) GetConfigs() []*secretspb.Config {
@@ -4514,7 +4816,7 @@ type StreamConfigsRequest struct {
 
 func (x *StreamConfigsRequest) Reset() {
 	*x = StreamConfigsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4526,7 +4828,7 @@ func (x *StreamConfigsRequest) String() string {
 func (*StreamConfigsRequest) ProtoMessage() {}
 
 func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4539,7 +4841,7 @@ func (x *StreamConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsRequest.ProtoReflect.Descriptor instead.
 func (*StreamConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
 }
 
 type StreamConfigsResponse struct {
@@ -4551,7 +4853,7 @@ type StreamConfigsResponse struct {
 
 func (x *StreamConfigsResponse) Reset() {
 	*x = StreamConfigsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4563,7 +4865,7 @@ func (x *StreamConfigsResponse) String() string {
 func (*StreamConfigsResponse) ProtoMessage() {}
 
 func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4576,7 +4878,7 @@ func (x *StreamConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamConfigsResponse.ProtoReflect.Descriptor instead.
 func (*StreamConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *StreamConfigsResponse) GetConfigs() []*ConfigView {
@@ -4607,7 +4909,7 @@ type ConfigView struct {
 
 func (x *ConfigView) Reset() {
 	*x = ConfigView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4619,7 +4921,7 @@ func (x *ConfigView) String() string {
 func (*ConfigView) ProtoMessage() {}
 
 func (x *ConfigView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4632,7 +4934,7 @@ func (x *ConfigView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigView.ProtoReflect.Descriptor instead.
 func (*ConfigView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ConfigView) GetId() string {
@@ -4702,7 +5004,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4714,7 +5016,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4727,7 +5029,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -4753,7 +5055,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4765,7 +5067,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4778,7 +5080,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *RemoveConfigResponse) GetId() string {
@@ -4797,7 +5099,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4809,7 +5111,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4822,7 +5124,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CreateNetworkRequest) GetSpec() *meshpb.NetworkSpec {
@@ -4842,7 +5144,7 @@ type CreateNetworkResponse struct {
 
 func (x *CreateNetworkResponse) Reset() {
 	*x = CreateNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4854,7 +5156,7 @@ func (x *CreateNetworkResponse) String() string {
 func (*CreateNetworkResponse) ProtoMessage() {}
 
 func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4867,7 +5169,7 @@ func (x *CreateNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkResponse.ProtoReflect.Descriptor instead.
 func (*CreateNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *CreateNetworkResponse) GetId() string {
@@ -4893,7 +5195,7 @@ type StreamNetworksRequest struct {
 
 func (x *StreamNetworksRequest) Reset() {
 	*x = StreamNetworksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4905,7 +5207,7 @@ func (x *StreamNetworksRequest) String() string {
 func (*StreamNetworksRequest) ProtoMessage() {}
 
 func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4918,7 +5220,7 @@ func (x *StreamNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksRequest.ProtoReflect.Descriptor instead.
 func (*StreamNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *StreamNetworksRequest) GetNetworks() []string {
@@ -4937,7 +5239,7 @@ type StreamNetworksResponse struct {
 
 func (x *StreamNetworksResponse) Reset() {
 	*x = StreamNetworksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5251,7 @@ func (x *StreamNetworksResponse) String() string {
 func (*StreamNetworksResponse) ProtoMessage() {}
 
 func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5264,7 @@ func (x *StreamNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamNetworksResponse.ProtoReflect.Descriptor instead.
 func (*StreamNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *StreamNetworksResponse) GetNetworks() []*NetworkDetail {
@@ -4993,7 +5295,7 @@ type NetworkDetail struct {
 
 func (x *NetworkDetail) Reset() {
 	*x = NetworkDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5005,7 +5307,7 @@ func (x *NetworkDetail) String() string {
 func (*NetworkDetail) ProtoMessage() {}
 
 func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5018,7 +5320,7 @@ func (x *NetworkDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkDetail.ProtoReflect.Descriptor instead.
 func (*NetworkDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *NetworkDetail) GetNetwork() *meshpb.Network {
@@ -5081,7 +5383,7 @@ type NetworkNotice struct {
 
 func (x *NetworkNotice) Reset() {
 	*x = NetworkNotice{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5093,7 +5395,7 @@ func (x *NetworkNotice) String() string {
 func (*NetworkNotice) ProtoMessage() {}
 
 func (x *NetworkNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5106,7 +5408,7 @@ func (x *NetworkNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkNotice.ProtoReflect.Descriptor instead.
 func (*NetworkNotice) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *NetworkNotice) GetNodeId() string {
@@ -5143,7 +5445,7 @@ type NetworkService struct {
 
 func (x *NetworkService) Reset() {
 	*x = NetworkService{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5155,7 +5457,7 @@ func (x *NetworkService) String() string {
 func (*NetworkService) ProtoMessage() {}
 
 func (x *NetworkService) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5168,7 +5470,7 @@ func (x *NetworkService) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkService.ProtoReflect.Descriptor instead.
 func (*NetworkService) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *NetworkService) GetId() string {
@@ -5223,7 +5525,7 @@ type NetworkEndpoint struct {
 
 func (x *NetworkEndpoint) Reset() {
 	*x = NetworkEndpoint{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5235,7 +5537,7 @@ func (x *NetworkEndpoint) String() string {
 func (*NetworkEndpoint) ProtoMessage() {}
 
 func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5248,7 +5550,7 @@ func (x *NetworkEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkEndpoint.ProtoReflect.Descriptor instead.
 func (*NetworkEndpoint) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *NetworkEndpoint) GetTaskId() string {
@@ -5309,7 +5611,7 @@ type RemoveNetworkRequest struct {
 
 func (x *RemoveNetworkRequest) Reset() {
 	*x = RemoveNetworkRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5321,7 +5623,7 @@ func (x *RemoveNetworkRequest) String() string {
 func (*RemoveNetworkRequest) ProtoMessage() {}
 
 func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5334,7 +5636,7 @@ func (x *RemoveNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RemoveNetworkRequest) GetNetwork() string {
@@ -5353,7 +5655,7 @@ type RemoveNetworkResponse struct {
 
 func (x *RemoveNetworkResponse) Reset() {
 	*x = RemoveNetworkResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5365,7 +5667,7 @@ func (x *RemoveNetworkResponse) String() string {
 func (*RemoveNetworkResponse) ProtoMessage() {}
 
 func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5378,7 +5680,7 @@ func (x *RemoveNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNetworkResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *RemoveNetworkResponse) GetId() string {
@@ -5397,7 +5699,7 @@ type CreatePolicyRequest struct {
 
 func (x *CreatePolicyRequest) Reset() {
 	*x = CreatePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5409,7 +5711,7 @@ func (x *CreatePolicyRequest) String() string {
 func (*CreatePolicyRequest) ProtoMessage() {}
 
 func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5422,7 +5724,7 @@ func (x *CreatePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{86}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *CreatePolicyRequest) GetSpec() *meshpb.PolicySpec {
@@ -5442,7 +5744,7 @@ type CreatePolicyResponse struct {
 
 func (x *CreatePolicyResponse) Reset() {
 	*x = CreatePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5454,7 +5756,7 @@ func (x *CreatePolicyResponse) String() string {
 func (*CreatePolicyResponse) ProtoMessage() {}
 
 func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[87]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5467,7 +5769,7 @@ func (x *CreatePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePolicyResponse.ProtoReflect.Descriptor instead.
 func (*CreatePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{87}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *CreatePolicyResponse) GetId() string {
@@ -5493,7 +5795,7 @@ type StreamPoliciesRequest struct {
 
 func (x *StreamPoliciesRequest) Reset() {
 	*x = StreamPoliciesRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5505,7 +5807,7 @@ func (x *StreamPoliciesRequest) String() string {
 func (*StreamPoliciesRequest) ProtoMessage() {}
 
 func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[88]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5518,7 +5820,7 @@ func (x *StreamPoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesRequest.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{88}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *StreamPoliciesRequest) GetPolicies() []string {
@@ -5537,7 +5839,7 @@ type StreamPoliciesResponse struct {
 
 func (x *StreamPoliciesResponse) Reset() {
 	*x = StreamPoliciesResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5549,7 +5851,7 @@ func (x *StreamPoliciesResponse) String() string {
 func (*StreamPoliciesResponse) ProtoMessage() {}
 
 func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[89]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5562,7 +5864,7 @@ func (x *StreamPoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPoliciesResponse.ProtoReflect.Descriptor instead.
 func (*StreamPoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{89}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *StreamPoliciesResponse) GetPolicies() []*PolicyDetail {
@@ -5582,7 +5884,7 @@ type PolicyDetail struct {
 
 func (x *PolicyDetail) Reset() {
 	*x = PolicyDetail{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5594,7 +5896,7 @@ func (x *PolicyDetail) String() string {
 func (*PolicyDetail) ProtoMessage() {}
 
 func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[90]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5607,7 +5909,7 @@ func (x *PolicyDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyDetail.ProtoReflect.Descriptor instead.
 func (*PolicyDetail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{90}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *PolicyDetail) GetPolicy() *meshpb.Policy {
@@ -5633,7 +5935,7 @@ type RemovePolicyRequest struct {
 
 func (x *RemovePolicyRequest) Reset() {
 	*x = RemovePolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5645,7 +5947,7 @@ func (x *RemovePolicyRequest) String() string {
 func (*RemovePolicyRequest) ProtoMessage() {}
 
 func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[91]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5658,7 +5960,7 @@ func (x *RemovePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyRequest.ProtoReflect.Descriptor instead.
 func (*RemovePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{91}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RemovePolicyRequest) GetPolicy() string {
@@ -5677,7 +5979,7 @@ type RemovePolicyResponse struct {
 
 func (x *RemovePolicyResponse) Reset() {
 	*x = RemovePolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5689,7 +5991,7 @@ func (x *RemovePolicyResponse) String() string {
 func (*RemovePolicyResponse) ProtoMessage() {}
 
 func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[92]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5702,7 +6004,7 @@ func (x *RemovePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePolicyResponse.ProtoReflect.Descriptor instead.
 func (*RemovePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{92}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *RemovePolicyResponse) GetId() string {
@@ -5726,7 +6028,7 @@ type ExplainPolicyRequest struct {
 
 func (x *ExplainPolicyRequest) Reset() {
 	*x = ExplainPolicyRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5738,7 +6040,7 @@ func (x *ExplainPolicyRequest) String() string {
 func (*ExplainPolicyRequest) ProtoMessage() {}
 
 func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[93]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5751,7 +6053,7 @@ func (x *ExplainPolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{93}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *ExplainPolicyRequest) GetFromService() string {
@@ -5801,7 +6103,7 @@ type ExplainPolicyResponse struct {
 
 func (x *ExplainPolicyResponse) Reset() {
 	*x = ExplainPolicyResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5813,7 +6115,7 @@ func (x *ExplainPolicyResponse) String() string {
 func (*ExplainPolicyResponse) ProtoMessage() {}
 
 func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[94]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5826,7 +6128,7 @@ func (x *ExplainPolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPolicyResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPolicyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{94}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ExplainPolicyResponse) GetFromService() string {
@@ -5889,7 +6191,7 @@ type PolicyVerdict struct {
 
 func (x *PolicyVerdict) Reset() {
 	*x = PolicyVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5901,7 +6203,7 @@ func (x *PolicyVerdict) String() string {
 func (*PolicyVerdict) ProtoMessage() {}
 
 func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[95]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5914,7 +6216,7 @@ func (x *PolicyVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyVerdict.ProtoReflect.Descriptor instead.
 func (*PolicyVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{95}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *PolicyVerdict) GetNetworkId() string {
@@ -5977,7 +6279,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5989,7 +6291,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[96]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6002,7 +6304,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{96}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *ListTasksRequest) GetServices() []string {
@@ -6035,7 +6337,7 @@ type TaskView struct {
 
 func (x *TaskView) Reset() {
 	*x = TaskView{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6047,7 +6349,7 @@ func (x *TaskView) String() string {
 func (*TaskView) ProtoMessage() {}
 
 func (x *TaskView) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[97]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6060,7 +6362,7 @@ func (x *TaskView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskView.ProtoReflect.Descriptor instead.
 func (*TaskView) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{97}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *TaskView) GetTask() *schedulerpb.Task {
@@ -6119,7 +6421,7 @@ type NetworkAddress struct {
 
 func (x *NetworkAddress) Reset() {
 	*x = NetworkAddress{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6131,7 +6433,7 @@ func (x *NetworkAddress) String() string {
 func (*NetworkAddress) ProtoMessage() {}
 
 func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[98]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6144,7 +6446,7 @@ func (x *NetworkAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkAddress.ProtoReflect.Descriptor instead.
 func (*NetworkAddress) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{98}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *NetworkAddress) GetNetworkId() string {
@@ -6184,7 +6486,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6196,7 +6498,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[99]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6209,7 +6511,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{99}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ListTasksResponse) GetTasks() []*TaskView {
@@ -6223,14 +6525,16 @@ type WatchServiceRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
 	// Send changes after the first state, not all tasks each time.
-	Changes       bool `protobuf:"varint,2,opt,name=changes,proto3" json:"changes,omitempty"`
+	Changes bool `protobuf:"varint,2,opt,name=changes,proto3" json:"changes,omitempty"`
+	// Of a job: a run that is among its runs also when it ended long ago.
+	Run           uint64 `protobuf:"varint,3,opt,name=run,proto3" json:"run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchServiceRequest) Reset() {
 	*x = WatchServiceRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6242,7 +6546,7 @@ func (x *WatchServiceRequest) String() string {
 func (*WatchServiceRequest) ProtoMessage() {}
 
 func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[100]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6255,7 +6559,7 @@ func (x *WatchServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceRequest.ProtoReflect.Descriptor instead.
 func (*WatchServiceRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{100}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *WatchServiceRequest) GetService() string {
@@ -6270,6 +6574,13 @@ func (x *WatchServiceRequest) GetChanges() bool {
 		return x.Changes
 	}
 	return false
+}
+
+func (x *WatchServiceRequest) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
 }
 
 type WatchServiceResponse struct {
@@ -6290,7 +6601,7 @@ type WatchServiceResponse struct {
 
 func (x *WatchServiceResponse) Reset() {
 	*x = WatchServiceResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6302,7 +6613,7 @@ func (x *WatchServiceResponse) String() string {
 func (*WatchServiceResponse) ProtoMessage() {}
 
 func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[101]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6315,7 +6626,7 @@ func (x *WatchServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchServiceResponse.ProtoReflect.Descriptor instead.
 func (*WatchServiceResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{101}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *WatchServiceResponse) GetService() *ServiceView {
@@ -6368,14 +6679,16 @@ type ServiceLogsRequest struct {
 	Since  int64  `protobuf:"varint,3,opt,name=since,proto3" json:"since,omitempty"`
 	Tail   int64  `protobuf:"varint,4,opt,name=tail,proto3" json:"tail,omitempty"`
 	// Only what was written before; 0: all.
-	Until         int64 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
+	Until int64 `protobuf:"varint,5,opt,name=until,proto3" json:"until,omitempty"`
+	// Of a job: only of the tasks of that run; 0: of all.
+	Run           uint64 `protobuf:"varint,6,opt,name=run,proto3" json:"run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6387,7 +6700,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[102]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6400,7 +6713,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{102}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *ServiceLogsRequest) GetTarget() string {
@@ -6438,6 +6751,13 @@ func (x *ServiceLogsRequest) GetUntil() int64 {
 	return 0
 }
 
+func (x *ServiceLogsRequest) GetRun() uint64 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
 type ServiceLogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -6455,7 +6775,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6467,7 +6787,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[103]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6480,7 +6800,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{103}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *ServiceLogsResponse) GetTaskId() string {
@@ -6556,7 +6876,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6568,7 +6888,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[104]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6581,7 +6901,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{104}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ExplainRequest) GetTarget() string {
@@ -6610,7 +6930,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6622,7 +6942,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[105]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6635,7 +6955,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{105}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *ExplainResponse) GetService() *ServiceView {
@@ -6695,7 +7015,7 @@ type NodeVerdict struct {
 
 func (x *NodeVerdict) Reset() {
 	*x = NodeVerdict{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[106]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6707,7 +7027,7 @@ func (x *NodeVerdict) String() string {
 func (*NodeVerdict) ProtoMessage() {}
 
 func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[106]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6720,7 +7040,7 @@ func (x *NodeVerdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeVerdict.ProtoReflect.Descriptor instead.
 func (*NodeVerdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{106}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *NodeVerdict) GetNodeId() string {
@@ -6771,7 +7091,7 @@ type EventsRequest struct {
 
 func (x *EventsRequest) Reset() {
 	*x = EventsRequest{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[107]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6783,7 +7103,7 @@ func (x *EventsRequest) String() string {
 func (*EventsRequest) ProtoMessage() {}
 
 func (x *EventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[107]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6796,7 +7116,7 @@ func (x *EventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
 func (*EventsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{107}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *EventsRequest) GetSince() int64 {
@@ -6822,7 +7142,7 @@ type EventsResponse struct {
 
 func (x *EventsResponse) Reset() {
 	*x = EventsResponse{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[108]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6834,7 +7154,7 @@ func (x *EventsResponse) String() string {
 func (*EventsResponse) ProtoMessage() {}
 
 func (x *EventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[108]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6847,7 +7167,7 @@ func (x *EventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
 func (*EventsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{108}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *EventsResponse) GetEvents() []*Event {
@@ -6874,7 +7194,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[109]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6886,7 +7206,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[109]
+	mi := &file_cmd_internal_control_controlpb_control_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6899,7 +7219,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{109}
+	return file_cmd_internal_control_controlpb_control_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *Event) GetAt() int64 {
@@ -7219,7 +7539,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12;\n" +
 	"\aplanned\x18< \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\aplanned\"1\n" +
 	"\x13ListServicesRequest\x12\x1a\n" +
-	"\bservices\x18\x01 \x03(\tR\bservices\"\xed\x01\n" +
+	"\bservices\x18\x01 \x03(\tR\bservices\"\xa3\x02\n" +
 	"\vServiceView\x127\n" +
 	"\aservice\x18\x01 \x01(\v2\x1d.redoubt.scheduler.v1.ServiceR\aservice\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\x04R\arunning\x12\x16\n" +
@@ -7227,7 +7547,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x04held\x18\x04 \x01(\x04R\x04held\x12\x1f\n" +
 	"\vheld_reason\x18\x05 \x01(\tR\n" +
 	"heldReason\x12>\n" +
-	"\bnetworks\x18\x06 \x03(\v2\".redoubt.control.v1.NetworkAddressR\bnetworks\"S\n" +
+	"\bnetworks\x18\x06 \x03(\v2\".redoubt.control.v1.NetworkAddressR\bnetworks\x124\n" +
+	"\x04runs\x18\a \x03(\v2 .redoubt.scheduler.v1.ServiceRunR\x04runs\"S\n" +
 	"\x14ListServicesResponse\x12;\n" +
 	"\bservices\x18\x01 \x03(\v2\x1f.redoubt.control.v1.ServiceViewR\bservices\"\xad\x01\n" +
 	"\x14UpdateServiceRequest\x12\x18\n" +
@@ -7257,7 +7578,22 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x06record\x18\x01 \x01(\v2'.redoubt.scheduler.v1.ServiceSpecRecordR\x06record\x12\x19\n" +
 	"\bin_force\x18\x02 \x01(\bR\ainForce\x12\x1a\n" +
 	"\bprevious\x18\x03 \x01(\bR\bprevious\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\x04R\aversion\"0\n" +
+	"\aversion\x18\x04 \x01(\x04R\aversion\"+\n" +
+	"\x0fBeginRunRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"4\n" +
+	"\x10BeginRunResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\x04R\x03run\"K\n" +
+	"\x15SuspendServiceRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
+	"\asuspend\x18\x02 \x01(\bR\asuspend\":\n" +
+	"\x16SuspendServiceResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03due\x18\x02 \x01(\x03R\x03due\"-\n" +
+	"\x11StreamRunsRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"H\n" +
+	"\x12StreamRunsResponse\x122\n" +
+	"\x03run\x18\x01 \x01(\v2 .redoubt.scheduler.v1.ServiceRunR\x03run\"0\n" +
 	"\x14RemoveServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"'\n" +
 	"\x15RemoveServiceResponse\x12\x0e\n" +
@@ -7389,23 +7725,25 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x18\n" +
 	"\aaliases\x18\x04 \x03(\tR\aaliases\"G\n" +
 	"\x11ListTasksResponse\x122\n" +
-	"\x05tasks\x18\x01 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\"I\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\"[\n" +
 	"\x13WatchServiceRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
-	"\achanges\x18\x02 \x01(\bR\achanges\"\xe1\x01\n" +
+	"\achanges\x18\x02 \x01(\bR\achanges\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\x04R\x03run\"\xe1\x01\n" +
 	"\x14WatchServiceResponse\x129\n" +
 	"\aservice\x18\x01 \x01(\v2\x1f.redoubt.control.v1.ServiceViewR\aservice\x122\n" +
 	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.control.v1.TaskViewR\x05tasks\x12\x18\n" +
 	"\aremoved\x18\x03 \x01(\bR\aremoved\x12\x12\n" +
 	"\x04more\x18\x04 \x01(\bR\x04more\x12\x12\n" +
 	"\x04gone\x18\x05 \x03(\tR\x04gone\x12\x18\n" +
-	"\achanges\x18\x06 \x01(\bR\achanges\"\x84\x01\n" +
+	"\achanges\x18\x06 \x01(\bR\achanges\"\x96\x01\n" +
 	"\x12ServiceLogsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x14\n" +
 	"\x05since\x18\x03 \x01(\x03R\x05since\x12\x12\n" +
 	"\x04tail\x18\x04 \x01(\x03R\x04tail\x12\x14\n" +
-	"\x05until\x18\x05 \x01(\x03R\x05until\"\xf2\x01\n" +
+	"\x05until\x18\x05 \x01(\x03R\x05until\x12\x10\n" +
+	"\x03run\x18\x06 \x01(\x04R\x03run\"\xf2\x01\n" +
 	"\x13ServiceLogsResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
 	"\ttask_name\x18\x02 \x01(\tR\btaskName\x12\x1b\n" +
@@ -7478,7 +7816,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\n" +
 	"\x9a\xe5\x18\x06\n" +
 	"\x02\x06\n" +
-	"\x18\x01(\x010\x012\xcb:\n" +
+	"\x18\x01(\x010\x012\xf5=\n" +
 	"\aControl\x12u\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1b\x9a\xe5\x18\x17\n" +
 	"\x03\x05\t\n" +
@@ -7613,6 +7951,19 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x14StreamServiceHistory\x12/.redoubt.control.v1.StreamServiceHistoryRequest\x1a0.redoubt.control.v1.StreamServiceHistoryResponse\"+\x9a\xe5\x18'\n" +
 	"\x03\x05\t\n" +
 	"\x12 \n" +
+	"\fservice.list\x12\aService\x1a\aservice0\x01\x12\x81\x01\n" +
+	"\bBeginRun\x12#.redoubt.control.v1.BeginRunRequest\x1a$.redoubt.control.v1.BeginRunResponse\"*\x9a\xe5\x18&\n" +
+	"\x03\x05\t\n" +
+	"\x12\x1f\n" +
+	"\vservice.run\x12\aService\x1a\aservice\x12\x96\x01\n" +
+	"\x0eSuspendService\x12).redoubt.control.v1.SuspendServiceRequest\x1a*.redoubt.control.v1.SuspendServiceResponse\"-\x9a\xe5\x18)\n" +
+	"\x03\x05\t\n" +
+	"\x12\"\n" +
+	"\x0eservice.update\x12\aService\x1a\aservice\x12\x8a\x01\n" +
+	"\n" +
+	"StreamRuns\x12%.redoubt.control.v1.StreamRunsRequest\x1a&.redoubt.control.v1.StreamRunsResponse\"+\x9a\xe5\x18'\n" +
+	"\x03\x05\t\n" +
+	"\x12 \n" +
 	"\fservice.list\x12\aService\x1a\aservice0\x01\x12\x93\x01\n" +
 	"\rRemoveService\x12(.redoubt.control.v1.RemoveServiceRequest\x1a).redoubt.control.v1.RemoveServiceResponse\"-\x9a\xe5\x18)\n" +
 	"\x03\x05\t\n" +
@@ -7703,7 +8054,7 @@ func file_cmd_internal_control_controlpb_control_proto_rawDescGZIP() []byte {
 }
 
 var file_cmd_internal_control_controlpb_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 115)
+var file_cmd_internal_control_controlpb_control_proto_msgTypes = make([]protoimpl.MessageInfo, 121)
 var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(NodePhase)(0),                        // 0: redoubt.control.v1.NodePhase
 	(*InitRequest)(nil),                   // 1: redoubt.control.v1.InitRequest
@@ -7771,262 +8122,277 @@ var file_cmd_internal_control_controlpb_control_proto_goTypes = []any{
 	(*RollbackServiceResponse)(nil),       // 63: redoubt.control.v1.RollbackServiceResponse
 	(*StreamServiceHistoryRequest)(nil),   // 64: redoubt.control.v1.StreamServiceHistoryRequest
 	(*StreamServiceHistoryResponse)(nil),  // 65: redoubt.control.v1.StreamServiceHistoryResponse
-	(*RemoveServiceRequest)(nil),          // 66: redoubt.control.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),         // 67: redoubt.control.v1.RemoveServiceResponse
-	(*CreateConfigRequest)(nil),           // 68: redoubt.control.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),          // 69: redoubt.control.v1.CreateConfigResponse
-	(*GetConfigsRequest)(nil),             // 70: redoubt.control.v1.GetConfigsRequest
-	(*GetConfigsResponse)(nil),            // 71: redoubt.control.v1.GetConfigsResponse
-	(*StreamConfigsRequest)(nil),          // 72: redoubt.control.v1.StreamConfigsRequest
-	(*StreamConfigsResponse)(nil),         // 73: redoubt.control.v1.StreamConfigsResponse
-	(*ConfigView)(nil),                    // 74: redoubt.control.v1.ConfigView
-	(*RemoveConfigRequest)(nil),           // 75: redoubt.control.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),          // 76: redoubt.control.v1.RemoveConfigResponse
-	(*CreateNetworkRequest)(nil),          // 77: redoubt.control.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),         // 78: redoubt.control.v1.CreateNetworkResponse
-	(*StreamNetworksRequest)(nil),         // 79: redoubt.control.v1.StreamNetworksRequest
-	(*StreamNetworksResponse)(nil),        // 80: redoubt.control.v1.StreamNetworksResponse
-	(*NetworkDetail)(nil),                 // 81: redoubt.control.v1.NetworkDetail
-	(*NetworkNotice)(nil),                 // 82: redoubt.control.v1.NetworkNotice
-	(*NetworkService)(nil),                // 83: redoubt.control.v1.NetworkService
-	(*NetworkEndpoint)(nil),               // 84: redoubt.control.v1.NetworkEndpoint
-	(*RemoveNetworkRequest)(nil),          // 85: redoubt.control.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),         // 86: redoubt.control.v1.RemoveNetworkResponse
-	(*CreatePolicyRequest)(nil),           // 87: redoubt.control.v1.CreatePolicyRequest
-	(*CreatePolicyResponse)(nil),          // 88: redoubt.control.v1.CreatePolicyResponse
-	(*StreamPoliciesRequest)(nil),         // 89: redoubt.control.v1.StreamPoliciesRequest
-	(*StreamPoliciesResponse)(nil),        // 90: redoubt.control.v1.StreamPoliciesResponse
-	(*PolicyDetail)(nil),                  // 91: redoubt.control.v1.PolicyDetail
-	(*RemovePolicyRequest)(nil),           // 92: redoubt.control.v1.RemovePolicyRequest
-	(*RemovePolicyResponse)(nil),          // 93: redoubt.control.v1.RemovePolicyResponse
-	(*ExplainPolicyRequest)(nil),          // 94: redoubt.control.v1.ExplainPolicyRequest
-	(*ExplainPolicyResponse)(nil),         // 95: redoubt.control.v1.ExplainPolicyResponse
-	(*PolicyVerdict)(nil),                 // 96: redoubt.control.v1.PolicyVerdict
-	(*ListTasksRequest)(nil),              // 97: redoubt.control.v1.ListTasksRequest
-	(*TaskView)(nil),                      // 98: redoubt.control.v1.TaskView
-	(*NetworkAddress)(nil),                // 99: redoubt.control.v1.NetworkAddress
-	(*ListTasksResponse)(nil),             // 100: redoubt.control.v1.ListTasksResponse
-	(*WatchServiceRequest)(nil),           // 101: redoubt.control.v1.WatchServiceRequest
-	(*WatchServiceResponse)(nil),          // 102: redoubt.control.v1.WatchServiceResponse
-	(*ServiceLogsRequest)(nil),            // 103: redoubt.control.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),           // 104: redoubt.control.v1.ServiceLogsResponse
-	(*ExplainRequest)(nil),                // 105: redoubt.control.v1.ExplainRequest
-	(*ExplainResponse)(nil),               // 106: redoubt.control.v1.ExplainResponse
-	(*NodeVerdict)(nil),                   // 107: redoubt.control.v1.NodeVerdict
-	(*EventsRequest)(nil),                 // 108: redoubt.control.v1.EventsRequest
-	(*EventsResponse)(nil),                // 109: redoubt.control.v1.EventsResponse
-	(*Event)(nil),                         // 110: redoubt.control.v1.Event
-	nil,                                   // 111: redoubt.control.v1.LoadImageResponse.ImagesEntry
-	nil,                                   // 112: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
-	nil,                                   // 113: redoubt.control.v1.SlotAck.LacksEntry
-	nil,                                   // 114: redoubt.control.v1.ConfigView.LabelsEntry
-	nil,                                   // 115: redoubt.control.v1.Event.AttributesEntry
-	(*keydpb.Slot)(nil),                   // 116: redoubt.keyd.v1.Slot
-	(*meshpb.Pools)(nil),                  // 117: redoubt.mesh.v1.Pools
-	(profilepb.Role)(0),                   // 118: redoubt.profile.v1.Role
-	(*taskpb.Feature)(nil),                // 119: redoubt.task.v1.Feature
-	(*schedulerpb.MeshState)(nil),         // 120: redoubt.scheduler.v1.MeshState
-	(*schedulerpb.Node)(nil),              // 121: redoubt.scheduler.v1.Node
-	(schedulerpb.Availability)(0),         // 122: redoubt.scheduler.v1.Availability
-	(*taskpb.Resources)(nil),              // 123: redoubt.task.v1.Resources
-	(*schedulerpb.ClockOffset)(nil),       // 124: redoubt.scheduler.v1.ClockOffset
-	(*profilepb.TokenRecord)(nil),         // 125: redoubt.profile.v1.TokenRecord
-	(*keydpb.SlotSet)(nil),                // 126: redoubt.keyd.v1.SlotSet
-	(*schedulerpb.StoreKeyState)(nil),     // 127: redoubt.scheduler.v1.StoreKeyState
-	(*schedulerpb.ServiceSpec)(nil),       // 128: redoubt.scheduler.v1.ServiceSpec
-	(*schedulerpb.Service)(nil),           // 129: redoubt.scheduler.v1.Service
-	(*schedulerpb.ServiceSpecRecord)(nil), // 130: redoubt.scheduler.v1.ServiceSpecRecord
-	(*secretspb.ConfigSpec)(nil),          // 131: redoubt.secrets.v1.ConfigSpec
-	(*secretspb.Config)(nil),              // 132: redoubt.secrets.v1.Config
-	(*meshpb.NetworkSpec)(nil),            // 133: redoubt.mesh.v1.NetworkSpec
-	(*meshpb.Network)(nil),                // 134: redoubt.mesh.v1.Network
-	(schedulerpb.EndpointMode)(0),         // 135: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicySpec)(nil),             // 136: redoubt.mesh.v1.PolicySpec
-	(*meshpb.Policy)(nil),                 // 137: redoubt.mesh.v1.Policy
-	(meshpb.Protocol)(0),                  // 138: redoubt.mesh.v1.Protocol
-	(*meshpb.PolicyRule)(nil),             // 139: redoubt.mesh.v1.PolicyRule
-	(*schedulerpb.Task)(nil),              // 140: redoubt.scheduler.v1.Task
-	(*taskpb.Port)(nil),                   // 141: redoubt.task.v1.Port
+	(*BeginRunRequest)(nil),               // 66: redoubt.control.v1.BeginRunRequest
+	(*BeginRunResponse)(nil),              // 67: redoubt.control.v1.BeginRunResponse
+	(*SuspendServiceRequest)(nil),         // 68: redoubt.control.v1.SuspendServiceRequest
+	(*SuspendServiceResponse)(nil),        // 69: redoubt.control.v1.SuspendServiceResponse
+	(*StreamRunsRequest)(nil),             // 70: redoubt.control.v1.StreamRunsRequest
+	(*StreamRunsResponse)(nil),            // 71: redoubt.control.v1.StreamRunsResponse
+	(*RemoveServiceRequest)(nil),          // 72: redoubt.control.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),         // 73: redoubt.control.v1.RemoveServiceResponse
+	(*CreateConfigRequest)(nil),           // 74: redoubt.control.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),          // 75: redoubt.control.v1.CreateConfigResponse
+	(*GetConfigsRequest)(nil),             // 76: redoubt.control.v1.GetConfigsRequest
+	(*GetConfigsResponse)(nil),            // 77: redoubt.control.v1.GetConfigsResponse
+	(*StreamConfigsRequest)(nil),          // 78: redoubt.control.v1.StreamConfigsRequest
+	(*StreamConfigsResponse)(nil),         // 79: redoubt.control.v1.StreamConfigsResponse
+	(*ConfigView)(nil),                    // 80: redoubt.control.v1.ConfigView
+	(*RemoveConfigRequest)(nil),           // 81: redoubt.control.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),          // 82: redoubt.control.v1.RemoveConfigResponse
+	(*CreateNetworkRequest)(nil),          // 83: redoubt.control.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),         // 84: redoubt.control.v1.CreateNetworkResponse
+	(*StreamNetworksRequest)(nil),         // 85: redoubt.control.v1.StreamNetworksRequest
+	(*StreamNetworksResponse)(nil),        // 86: redoubt.control.v1.StreamNetworksResponse
+	(*NetworkDetail)(nil),                 // 87: redoubt.control.v1.NetworkDetail
+	(*NetworkNotice)(nil),                 // 88: redoubt.control.v1.NetworkNotice
+	(*NetworkService)(nil),                // 89: redoubt.control.v1.NetworkService
+	(*NetworkEndpoint)(nil),               // 90: redoubt.control.v1.NetworkEndpoint
+	(*RemoveNetworkRequest)(nil),          // 91: redoubt.control.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),         // 92: redoubt.control.v1.RemoveNetworkResponse
+	(*CreatePolicyRequest)(nil),           // 93: redoubt.control.v1.CreatePolicyRequest
+	(*CreatePolicyResponse)(nil),          // 94: redoubt.control.v1.CreatePolicyResponse
+	(*StreamPoliciesRequest)(nil),         // 95: redoubt.control.v1.StreamPoliciesRequest
+	(*StreamPoliciesResponse)(nil),        // 96: redoubt.control.v1.StreamPoliciesResponse
+	(*PolicyDetail)(nil),                  // 97: redoubt.control.v1.PolicyDetail
+	(*RemovePolicyRequest)(nil),           // 98: redoubt.control.v1.RemovePolicyRequest
+	(*RemovePolicyResponse)(nil),          // 99: redoubt.control.v1.RemovePolicyResponse
+	(*ExplainPolicyRequest)(nil),          // 100: redoubt.control.v1.ExplainPolicyRequest
+	(*ExplainPolicyResponse)(nil),         // 101: redoubt.control.v1.ExplainPolicyResponse
+	(*PolicyVerdict)(nil),                 // 102: redoubt.control.v1.PolicyVerdict
+	(*ListTasksRequest)(nil),              // 103: redoubt.control.v1.ListTasksRequest
+	(*TaskView)(nil),                      // 104: redoubt.control.v1.TaskView
+	(*NetworkAddress)(nil),                // 105: redoubt.control.v1.NetworkAddress
+	(*ListTasksResponse)(nil),             // 106: redoubt.control.v1.ListTasksResponse
+	(*WatchServiceRequest)(nil),           // 107: redoubt.control.v1.WatchServiceRequest
+	(*WatchServiceResponse)(nil),          // 108: redoubt.control.v1.WatchServiceResponse
+	(*ServiceLogsRequest)(nil),            // 109: redoubt.control.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),           // 110: redoubt.control.v1.ServiceLogsResponse
+	(*ExplainRequest)(nil),                // 111: redoubt.control.v1.ExplainRequest
+	(*ExplainResponse)(nil),               // 112: redoubt.control.v1.ExplainResponse
+	(*NodeVerdict)(nil),                   // 113: redoubt.control.v1.NodeVerdict
+	(*EventsRequest)(nil),                 // 114: redoubt.control.v1.EventsRequest
+	(*EventsResponse)(nil),                // 115: redoubt.control.v1.EventsResponse
+	(*Event)(nil),                         // 116: redoubt.control.v1.Event
+	nil,                                   // 117: redoubt.control.v1.LoadImageResponse.ImagesEntry
+	nil,                                   // 118: redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	nil,                                   // 119: redoubt.control.v1.SlotAck.LacksEntry
+	nil,                                   // 120: redoubt.control.v1.ConfigView.LabelsEntry
+	nil,                                   // 121: redoubt.control.v1.Event.AttributesEntry
+	(*keydpb.Slot)(nil),                   // 122: redoubt.keyd.v1.Slot
+	(*meshpb.Pools)(nil),                  // 123: redoubt.mesh.v1.Pools
+	(profilepb.Role)(0),                   // 124: redoubt.profile.v1.Role
+	(*taskpb.Feature)(nil),                // 125: redoubt.task.v1.Feature
+	(*schedulerpb.MeshState)(nil),         // 126: redoubt.scheduler.v1.MeshState
+	(*schedulerpb.Node)(nil),              // 127: redoubt.scheduler.v1.Node
+	(schedulerpb.Availability)(0),         // 128: redoubt.scheduler.v1.Availability
+	(*taskpb.Resources)(nil),              // 129: redoubt.task.v1.Resources
+	(*schedulerpb.ClockOffset)(nil),       // 130: redoubt.scheduler.v1.ClockOffset
+	(*profilepb.TokenRecord)(nil),         // 131: redoubt.profile.v1.TokenRecord
+	(*keydpb.SlotSet)(nil),                // 132: redoubt.keyd.v1.SlotSet
+	(*schedulerpb.StoreKeyState)(nil),     // 133: redoubt.scheduler.v1.StoreKeyState
+	(*schedulerpb.ServiceSpec)(nil),       // 134: redoubt.scheduler.v1.ServiceSpec
+	(*schedulerpb.Service)(nil),           // 135: redoubt.scheduler.v1.Service
+	(*schedulerpb.ServiceRun)(nil),        // 136: redoubt.scheduler.v1.ServiceRun
+	(*schedulerpb.ServiceSpecRecord)(nil), // 137: redoubt.scheduler.v1.ServiceSpecRecord
+	(*secretspb.ConfigSpec)(nil),          // 138: redoubt.secrets.v1.ConfigSpec
+	(*secretspb.Config)(nil),              // 139: redoubt.secrets.v1.Config
+	(*meshpb.NetworkSpec)(nil),            // 140: redoubt.mesh.v1.NetworkSpec
+	(*meshpb.Network)(nil),                // 141: redoubt.mesh.v1.Network
+	(schedulerpb.EndpointMode)(0),         // 142: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicySpec)(nil),             // 143: redoubt.mesh.v1.PolicySpec
+	(*meshpb.Policy)(nil),                 // 144: redoubt.mesh.v1.Policy
+	(meshpb.Protocol)(0),                  // 145: redoubt.mesh.v1.Protocol
+	(*meshpb.PolicyRule)(nil),             // 146: redoubt.mesh.v1.PolicyRule
+	(*schedulerpb.Task)(nil),              // 147: redoubt.scheduler.v1.Task
+	(*taskpb.Port)(nil),                   // 148: redoubt.task.v1.Port
 }
 var file_cmd_internal_control_controlpb_control_proto_depIdxs = []int32{
-	116, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
-	117, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
-	118, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
+	122, // 0: redoubt.control.v1.InitRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	123, // 1: redoubt.control.v1.InitRequest.pools:type_name -> redoubt.mesh.v1.Pools
+	124, // 2: redoubt.control.v1.JoinResponse.role:type_name -> redoubt.profile.v1.Role
 	0,   // 3: redoubt.control.v1.LocalStatusResponse.phase:type_name -> redoubt.control.v1.NodePhase
-	118, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
-	119, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
-	120, // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.scheduler.v1.MeshState
-	111, // 7: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
+	124, // 4: redoubt.control.v1.LocalStatusResponse.role:type_name -> redoubt.profile.v1.Role
+	125, // 5: redoubt.control.v1.LocalStatusResponse.features:type_name -> redoubt.task.v1.Feature
+	126, // 6: redoubt.control.v1.LocalStatusResponse.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	117, // 7: redoubt.control.v1.LoadImageResponse.images:type_name -> redoubt.control.v1.LoadImageResponse.ImagesEntry
 	16,  // 8: redoubt.control.v1.CallBatch.calls:type_name -> redoubt.control.v1.Call
 	18,  // 9: redoubt.control.v1.AnswerBatch.answers:type_name -> redoubt.control.v1.Answer
 	21,  // 10: redoubt.control.v1.GetStatusResponse.managers:type_name -> redoubt.control.v1.ManagerStatus
-	118, // 11: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
-	121, // 12: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
+	124, // 11: redoubt.control.v1.NodeView.role:type_name -> redoubt.profile.v1.Role
+	127, // 12: redoubt.control.v1.NodeView.node:type_name -> redoubt.scheduler.v1.Node
 	21,  // 13: redoubt.control.v1.NodeView.manager:type_name -> redoubt.control.v1.ManagerStatus
-	122, // 14: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
-	123, // 15: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
-	124, // 16: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	120, // 17: redoubt.control.v1.NodeView.mesh:type_name -> redoubt.scheduler.v1.MeshState
+	128, // 14: redoubt.control.v1.NodeView.effective:type_name -> redoubt.scheduler.v1.Availability
+	129, // 15: redoubt.control.v1.NodeView.reserved:type_name -> redoubt.task.v1.Resources
+	130, // 16: redoubt.control.v1.NodeView.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	126, // 17: redoubt.control.v1.NodeView.mesh:type_name -> redoubt.scheduler.v1.MeshState
 	22,  // 18: redoubt.control.v1.ListNodesResponse.nodes:type_name -> redoubt.control.v1.NodeView
-	122, // 19: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
-	112, // 20: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
+	128, // 19: redoubt.control.v1.UpdateNodeRequest.availability:type_name -> redoubt.scheduler.v1.Availability
+	118, // 20: redoubt.control.v1.UpdateNodeRequest.label_add:type_name -> redoubt.control.v1.UpdateNodeRequest.LabelAddEntry
 	22,  // 21: redoubt.control.v1.UpdateNodeResponse.node:type_name -> redoubt.control.v1.NodeView
-	116, // 22: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	122, // 22: redoubt.control.v1.RemoveNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	33,  // 23: redoubt.control.v1.RemoveNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
 	31,  // 24: redoubt.control.v1.RemoveNodeResponse.known:type_name -> redoubt.control.v1.KnownSecrets
 	32,  // 25: redoubt.control.v1.KnownSecrets.secrets:type_name -> redoubt.control.v1.KnownSecret
-	116, // 26: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	122, // 26: redoubt.control.v1.DemoteNodeRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	33,  // 27: redoubt.control.v1.DemoteNodeResponse.rotation:type_name -> redoubt.control.v1.Rotation
 	31,  // 28: redoubt.control.v1.DemoteNodeResponse.known:type_name -> redoubt.control.v1.KnownSecrets
-	118, // 29: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
+	124, // 29: redoubt.control.v1.CreateTokenRequest.role:type_name -> redoubt.profile.v1.Role
 	40,  // 30: redoubt.control.v1.CreateTokenResponse.token:type_name -> redoubt.control.v1.TokenView
-	125, // 31: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
+	131, // 31: redoubt.control.v1.TokenView.record:type_name -> redoubt.profile.v1.TokenRecord
 	40,  // 32: redoubt.control.v1.ListTokensResponse.tokens:type_name -> redoubt.control.v1.TokenView
-	126, // 33: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
+	132, // 33: redoubt.control.v1.ListSlotsResponse.slots:type_name -> redoubt.keyd.v1.SlotSet
 	49,  // 34: redoubt.control.v1.ListSlotsResponse.managers:type_name -> redoubt.control.v1.SlotAck
-	127, // 35: redoubt.control.v1.SlotAck.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	113, // 36: redoubt.control.v1.SlotAck.lacks:type_name -> redoubt.control.v1.SlotAck.LacksEntry
-	116, // 37: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
+	133, // 35: redoubt.control.v1.SlotAck.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	119, // 36: redoubt.control.v1.SlotAck.lacks:type_name -> redoubt.control.v1.SlotAck.LacksEntry
+	122, // 37: redoubt.control.v1.RotateSlotRequest.slot:type_name -> redoubt.keyd.v1.Slot
 	49,  // 38: redoubt.control.v1.RotateSlotResponse.managers:type_name -> redoubt.control.v1.SlotAck
 	54,  // 39: redoubt.control.v1.RotateStoreKeysResponse.managers:type_name -> redoubt.control.v1.StoreKeyProgress
-	127, // 40: redoubt.control.v1.StoreKeyProgress.key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	128, // 41: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	128, // 42: redoubt.control.v1.CreateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
-	129, // 43: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
-	99,  // 44: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	58,  // 45: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
-	128, // 46: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	128, // 47: redoubt.control.v1.UpdateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
-	128, // 48: redoubt.control.v1.RollbackServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	128, // 49: redoubt.control.v1.RollbackServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
-	130, // 50: redoubt.control.v1.StreamServiceHistoryResponse.record:type_name -> redoubt.scheduler.v1.ServiceSpecRecord
-	131, // 51: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
-	132, // 52: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
-	74,  // 53: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
-	114, // 54: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
-	133, // 55: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
-	81,  // 56: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
-	134, // 57: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
-	83,  // 58: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
-	84,  // 59: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
-	82,  // 60: redoubt.control.v1.NetworkDetail.notices:type_name -> redoubt.control.v1.NetworkNotice
-	135, // 61: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	136, // 62: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
-	91,  // 63: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
-	137, // 64: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
-	138, // 65: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
-	96,  // 66: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
-	139, // 67: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	140, // 68: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
-	99,  // 69: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
-	141, // 70: redoubt.control.v1.TaskView.ports:type_name -> redoubt.task.v1.Port
-	98,  // 71: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	58,  // 72: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
-	98,  // 73: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
-	58,  // 74: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
-	98,  // 75: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
-	107, // 76: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
-	110, // 77: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
-	115, // 78: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
-	1,   // 79: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
-	3,   // 80: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
-	5,   // 81: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
-	7,   // 82: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
-	9,   // 83: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
-	11,  // 84: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
-	13,  // 85: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
-	15,  // 86: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
-	19,  // 87: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
-	23,  // 88: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	23,  // 89: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
-	25,  // 90: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
-	27,  // 91: redoubt.control.v1.Control.RotateMeshKey:input_type -> redoubt.control.v1.RotateMeshKeyRequest
-	29,  // 92: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
-	34,  // 93: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
-	36,  // 94: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
-	38,  // 95: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
-	41,  // 96: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
-	43,  // 97: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
-	45,  // 98: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
-	47,  // 99: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
-	50,  // 100: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
-	52,  // 101: redoubt.control.v1.Control.RotateStoreKeys:input_type -> redoubt.control.v1.RotateStoreKeysRequest
-	55,  // 102: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
-	57,  // 103: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
-	57,  // 104: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
-	60,  // 105: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
-	62,  // 106: redoubt.control.v1.Control.RollbackService:input_type -> redoubt.control.v1.RollbackServiceRequest
-	64,  // 107: redoubt.control.v1.Control.StreamServiceHistory:input_type -> redoubt.control.v1.StreamServiceHistoryRequest
-	66,  // 108: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
-	68,  // 109: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
-	70,  // 110: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
-	72,  // 111: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
-	75,  // 112: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
-	77,  // 113: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
-	79,  // 114: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
-	85,  // 115: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
-	87,  // 116: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
-	89,  // 117: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
-	92,  // 118: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
-	94,  // 119: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
-	97,  // 120: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	97,  // 121: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
-	101, // 122: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
-	103, // 123: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
-	105, // 124: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
-	108, // 125: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
-	2,   // 126: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
-	4,   // 127: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
-	6,   // 128: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
-	8,   // 129: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
-	10,  // 130: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
-	12,  // 131: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
-	14,  // 132: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
-	17,  // 133: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
-	20,  // 134: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
-	24,  // 135: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	24,  // 136: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
-	26,  // 137: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
-	28,  // 138: redoubt.control.v1.Control.RotateMeshKey:output_type -> redoubt.control.v1.RotateMeshKeyResponse
-	30,  // 139: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
-	35,  // 140: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
-	37,  // 141: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
-	39,  // 142: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
-	42,  // 143: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
-	44,  // 144: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
-	46,  // 145: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
-	48,  // 146: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
-	51,  // 147: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
-	53,  // 148: redoubt.control.v1.Control.RotateStoreKeys:output_type -> redoubt.control.v1.RotateStoreKeysResponse
-	56,  // 149: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
-	59,  // 150: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
-	59,  // 151: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
-	61,  // 152: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
-	63,  // 153: redoubt.control.v1.Control.RollbackService:output_type -> redoubt.control.v1.RollbackServiceResponse
-	65,  // 154: redoubt.control.v1.Control.StreamServiceHistory:output_type -> redoubt.control.v1.StreamServiceHistoryResponse
-	67,  // 155: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
-	69,  // 156: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
-	71,  // 157: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
-	73,  // 158: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
-	76,  // 159: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
-	78,  // 160: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
-	80,  // 161: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
-	86,  // 162: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
-	88,  // 163: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
-	90,  // 164: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
-	93,  // 165: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
-	95,  // 166: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
-	100, // 167: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	100, // 168: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
-	102, // 169: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
-	104, // 170: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
-	106, // 171: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
-	109, // 172: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
-	126, // [126:173] is the sub-list for method output_type
-	79,  // [79:126] is the sub-list for method input_type
-	79,  // [79:79] is the sub-list for extension type_name
-	79,  // [79:79] is the sub-list for extension extendee
-	0,   // [0:79] is the sub-list for field type_name
+	133, // 40: redoubt.control.v1.StoreKeyProgress.key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	134, // 41: redoubt.control.v1.CreateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	134, // 42: redoubt.control.v1.CreateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
+	135, // 43: redoubt.control.v1.ServiceView.service:type_name -> redoubt.scheduler.v1.Service
+	105, // 44: redoubt.control.v1.ServiceView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	136, // 45: redoubt.control.v1.ServiceView.runs:type_name -> redoubt.scheduler.v1.ServiceRun
+	58,  // 46: redoubt.control.v1.ListServicesResponse.services:type_name -> redoubt.control.v1.ServiceView
+	134, // 47: redoubt.control.v1.UpdateServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	134, // 48: redoubt.control.v1.UpdateServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
+	134, // 49: redoubt.control.v1.RollbackServiceRequest.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	134, // 50: redoubt.control.v1.RollbackServiceResponse.planned:type_name -> redoubt.scheduler.v1.ServiceSpec
+	137, // 51: redoubt.control.v1.StreamServiceHistoryResponse.record:type_name -> redoubt.scheduler.v1.ServiceSpecRecord
+	136, // 52: redoubt.control.v1.StreamRunsResponse.run:type_name -> redoubt.scheduler.v1.ServiceRun
+	138, // 53: redoubt.control.v1.CreateConfigRequest.spec:type_name -> redoubt.secrets.v1.ConfigSpec
+	139, // 54: redoubt.control.v1.GetConfigsResponse.configs:type_name -> redoubt.secrets.v1.Config
+	80,  // 55: redoubt.control.v1.StreamConfigsResponse.configs:type_name -> redoubt.control.v1.ConfigView
+	120, // 56: redoubt.control.v1.ConfigView.labels:type_name -> redoubt.control.v1.ConfigView.LabelsEntry
+	140, // 57: redoubt.control.v1.CreateNetworkRequest.spec:type_name -> redoubt.mesh.v1.NetworkSpec
+	87,  // 58: redoubt.control.v1.StreamNetworksResponse.networks:type_name -> redoubt.control.v1.NetworkDetail
+	141, // 59: redoubt.control.v1.NetworkDetail.network:type_name -> redoubt.mesh.v1.Network
+	89,  // 60: redoubt.control.v1.NetworkDetail.used_by:type_name -> redoubt.control.v1.NetworkService
+	90,  // 61: redoubt.control.v1.NetworkDetail.endpoints:type_name -> redoubt.control.v1.NetworkEndpoint
+	88,  // 62: redoubt.control.v1.NetworkDetail.notices:type_name -> redoubt.control.v1.NetworkNotice
+	142, // 63: redoubt.control.v1.NetworkService.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	143, // 64: redoubt.control.v1.CreatePolicyRequest.spec:type_name -> redoubt.mesh.v1.PolicySpec
+	97,  // 65: redoubt.control.v1.StreamPoliciesResponse.policies:type_name -> redoubt.control.v1.PolicyDetail
+	144, // 66: redoubt.control.v1.PolicyDetail.policy:type_name -> redoubt.mesh.v1.Policy
+	145, // 67: redoubt.control.v1.ExplainPolicyRequest.protocol:type_name -> redoubt.mesh.v1.Protocol
+	102, // 68: redoubt.control.v1.ExplainPolicyResponse.networks:type_name -> redoubt.control.v1.PolicyVerdict
+	146, // 69: redoubt.control.v1.PolicyVerdict.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	147, // 70: redoubt.control.v1.TaskView.task:type_name -> redoubt.scheduler.v1.Task
+	105, // 71: redoubt.control.v1.TaskView.networks:type_name -> redoubt.control.v1.NetworkAddress
+	148, // 72: redoubt.control.v1.TaskView.ports:type_name -> redoubt.task.v1.Port
+	104, // 73: redoubt.control.v1.ListTasksResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	58,  // 74: redoubt.control.v1.WatchServiceResponse.service:type_name -> redoubt.control.v1.ServiceView
+	104, // 75: redoubt.control.v1.WatchServiceResponse.tasks:type_name -> redoubt.control.v1.TaskView
+	58,  // 76: redoubt.control.v1.ExplainResponse.service:type_name -> redoubt.control.v1.ServiceView
+	104, // 77: redoubt.control.v1.ExplainResponse.task:type_name -> redoubt.control.v1.TaskView
+	113, // 78: redoubt.control.v1.ExplainResponse.nodes:type_name -> redoubt.control.v1.NodeVerdict
+	116, // 79: redoubt.control.v1.EventsResponse.events:type_name -> redoubt.control.v1.Event
+	121, // 80: redoubt.control.v1.Event.attributes:type_name -> redoubt.control.v1.Event.AttributesEntry
+	1,   // 81: redoubt.control.v1.Bootstrap.Init:input_type -> redoubt.control.v1.InitRequest
+	3,   // 82: redoubt.control.v1.Bootstrap.Join:input_type -> redoubt.control.v1.JoinRequest
+	5,   // 83: redoubt.control.v1.Bootstrap.Leave:input_type -> redoubt.control.v1.LeaveRequest
+	7,   // 84: redoubt.control.v1.Bootstrap.Restore:input_type -> redoubt.control.v1.RestoreRequest
+	9,   // 85: redoubt.control.v1.Bootstrap.Recover:input_type -> redoubt.control.v1.RecoverRequest
+	11,  // 86: redoubt.control.v1.Bootstrap.LocalStatus:input_type -> redoubt.control.v1.LocalStatusRequest
+	13,  // 87: redoubt.control.v1.Bootstrap.LoadImage:input_type -> redoubt.control.v1.LoadImageRequest
+	15,  // 88: redoubt.control.v1.CallStream.Calls:input_type -> redoubt.control.v1.CallBatch
+	19,  // 89: redoubt.control.v1.Control.GetStatus:input_type -> redoubt.control.v1.GetStatusRequest
+	23,  // 90: redoubt.control.v1.Control.ListNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	23,  // 91: redoubt.control.v1.Control.StreamNodes:input_type -> redoubt.control.v1.ListNodesRequest
+	25,  // 92: redoubt.control.v1.Control.UpdateNode:input_type -> redoubt.control.v1.UpdateNodeRequest
+	27,  // 93: redoubt.control.v1.Control.RotateMeshKey:input_type -> redoubt.control.v1.RotateMeshKeyRequest
+	29,  // 94: redoubt.control.v1.Control.RemoveNode:input_type -> redoubt.control.v1.RemoveNodeRequest
+	34,  // 95: redoubt.control.v1.Control.PromoteNode:input_type -> redoubt.control.v1.PromoteNodeRequest
+	36,  // 96: redoubt.control.v1.Control.DemoteNode:input_type -> redoubt.control.v1.DemoteNodeRequest
+	38,  // 97: redoubt.control.v1.Control.CreateToken:input_type -> redoubt.control.v1.CreateTokenRequest
+	41,  // 98: redoubt.control.v1.Control.ListTokens:input_type -> redoubt.control.v1.ListTokensRequest
+	43,  // 99: redoubt.control.v1.Control.RevokeToken:input_type -> redoubt.control.v1.RevokeTokenRequest
+	45,  // 100: redoubt.control.v1.Control.CreateBackup:input_type -> redoubt.control.v1.CreateBackupRequest
+	47,  // 101: redoubt.control.v1.Control.ListSlots:input_type -> redoubt.control.v1.ListSlotsRequest
+	50,  // 102: redoubt.control.v1.Control.RotateSlot:input_type -> redoubt.control.v1.RotateSlotRequest
+	52,  // 103: redoubt.control.v1.Control.RotateStoreKeys:input_type -> redoubt.control.v1.RotateStoreKeysRequest
+	55,  // 104: redoubt.control.v1.Control.CreateService:input_type -> redoubt.control.v1.CreateServiceRequest
+	57,  // 105: redoubt.control.v1.Control.ListServices:input_type -> redoubt.control.v1.ListServicesRequest
+	57,  // 106: redoubt.control.v1.Control.StreamServices:input_type -> redoubt.control.v1.ListServicesRequest
+	60,  // 107: redoubt.control.v1.Control.UpdateService:input_type -> redoubt.control.v1.UpdateServiceRequest
+	62,  // 108: redoubt.control.v1.Control.RollbackService:input_type -> redoubt.control.v1.RollbackServiceRequest
+	64,  // 109: redoubt.control.v1.Control.StreamServiceHistory:input_type -> redoubt.control.v1.StreamServiceHistoryRequest
+	66,  // 110: redoubt.control.v1.Control.BeginRun:input_type -> redoubt.control.v1.BeginRunRequest
+	68,  // 111: redoubt.control.v1.Control.SuspendService:input_type -> redoubt.control.v1.SuspendServiceRequest
+	70,  // 112: redoubt.control.v1.Control.StreamRuns:input_type -> redoubt.control.v1.StreamRunsRequest
+	72,  // 113: redoubt.control.v1.Control.RemoveService:input_type -> redoubt.control.v1.RemoveServiceRequest
+	74,  // 114: redoubt.control.v1.Control.CreateConfig:input_type -> redoubt.control.v1.CreateConfigRequest
+	76,  // 115: redoubt.control.v1.Control.GetConfigs:input_type -> redoubt.control.v1.GetConfigsRequest
+	78,  // 116: redoubt.control.v1.Control.StreamConfigs:input_type -> redoubt.control.v1.StreamConfigsRequest
+	81,  // 117: redoubt.control.v1.Control.RemoveConfig:input_type -> redoubt.control.v1.RemoveConfigRequest
+	83,  // 118: redoubt.control.v1.Control.CreateNetwork:input_type -> redoubt.control.v1.CreateNetworkRequest
+	85,  // 119: redoubt.control.v1.Control.StreamNetworks:input_type -> redoubt.control.v1.StreamNetworksRequest
+	91,  // 120: redoubt.control.v1.Control.RemoveNetwork:input_type -> redoubt.control.v1.RemoveNetworkRequest
+	93,  // 121: redoubt.control.v1.Control.CreatePolicy:input_type -> redoubt.control.v1.CreatePolicyRequest
+	95,  // 122: redoubt.control.v1.Control.StreamPolicies:input_type -> redoubt.control.v1.StreamPoliciesRequest
+	98,  // 123: redoubt.control.v1.Control.RemovePolicy:input_type -> redoubt.control.v1.RemovePolicyRequest
+	100, // 124: redoubt.control.v1.Control.ExplainPolicy:input_type -> redoubt.control.v1.ExplainPolicyRequest
+	103, // 125: redoubt.control.v1.Control.ListTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	103, // 126: redoubt.control.v1.Control.StreamTasks:input_type -> redoubt.control.v1.ListTasksRequest
+	107, // 127: redoubt.control.v1.Control.WatchService:input_type -> redoubt.control.v1.WatchServiceRequest
+	109, // 128: redoubt.control.v1.Control.ServiceLogs:input_type -> redoubt.control.v1.ServiceLogsRequest
+	111, // 129: redoubt.control.v1.Control.Explain:input_type -> redoubt.control.v1.ExplainRequest
+	114, // 130: redoubt.control.v1.Control.Events:input_type -> redoubt.control.v1.EventsRequest
+	2,   // 131: redoubt.control.v1.Bootstrap.Init:output_type -> redoubt.control.v1.InitResponse
+	4,   // 132: redoubt.control.v1.Bootstrap.Join:output_type -> redoubt.control.v1.JoinResponse
+	6,   // 133: redoubt.control.v1.Bootstrap.Leave:output_type -> redoubt.control.v1.LeaveResponse
+	8,   // 134: redoubt.control.v1.Bootstrap.Restore:output_type -> redoubt.control.v1.RestoreResponse
+	10,  // 135: redoubt.control.v1.Bootstrap.Recover:output_type -> redoubt.control.v1.RecoverResponse
+	12,  // 136: redoubt.control.v1.Bootstrap.LocalStatus:output_type -> redoubt.control.v1.LocalStatusResponse
+	14,  // 137: redoubt.control.v1.Bootstrap.LoadImage:output_type -> redoubt.control.v1.LoadImageResponse
+	17,  // 138: redoubt.control.v1.CallStream.Calls:output_type -> redoubt.control.v1.AnswerBatch
+	20,  // 139: redoubt.control.v1.Control.GetStatus:output_type -> redoubt.control.v1.GetStatusResponse
+	24,  // 140: redoubt.control.v1.Control.ListNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	24,  // 141: redoubt.control.v1.Control.StreamNodes:output_type -> redoubt.control.v1.ListNodesResponse
+	26,  // 142: redoubt.control.v1.Control.UpdateNode:output_type -> redoubt.control.v1.UpdateNodeResponse
+	28,  // 143: redoubt.control.v1.Control.RotateMeshKey:output_type -> redoubt.control.v1.RotateMeshKeyResponse
+	30,  // 144: redoubt.control.v1.Control.RemoveNode:output_type -> redoubt.control.v1.RemoveNodeResponse
+	35,  // 145: redoubt.control.v1.Control.PromoteNode:output_type -> redoubt.control.v1.PromoteNodeResponse
+	37,  // 146: redoubt.control.v1.Control.DemoteNode:output_type -> redoubt.control.v1.DemoteNodeResponse
+	39,  // 147: redoubt.control.v1.Control.CreateToken:output_type -> redoubt.control.v1.CreateTokenResponse
+	42,  // 148: redoubt.control.v1.Control.ListTokens:output_type -> redoubt.control.v1.ListTokensResponse
+	44,  // 149: redoubt.control.v1.Control.RevokeToken:output_type -> redoubt.control.v1.RevokeTokenResponse
+	46,  // 150: redoubt.control.v1.Control.CreateBackup:output_type -> redoubt.control.v1.CreateBackupResponse
+	48,  // 151: redoubt.control.v1.Control.ListSlots:output_type -> redoubt.control.v1.ListSlotsResponse
+	51,  // 152: redoubt.control.v1.Control.RotateSlot:output_type -> redoubt.control.v1.RotateSlotResponse
+	53,  // 153: redoubt.control.v1.Control.RotateStoreKeys:output_type -> redoubt.control.v1.RotateStoreKeysResponse
+	56,  // 154: redoubt.control.v1.Control.CreateService:output_type -> redoubt.control.v1.CreateServiceResponse
+	59,  // 155: redoubt.control.v1.Control.ListServices:output_type -> redoubt.control.v1.ListServicesResponse
+	59,  // 156: redoubt.control.v1.Control.StreamServices:output_type -> redoubt.control.v1.ListServicesResponse
+	61,  // 157: redoubt.control.v1.Control.UpdateService:output_type -> redoubt.control.v1.UpdateServiceResponse
+	63,  // 158: redoubt.control.v1.Control.RollbackService:output_type -> redoubt.control.v1.RollbackServiceResponse
+	65,  // 159: redoubt.control.v1.Control.StreamServiceHistory:output_type -> redoubt.control.v1.StreamServiceHistoryResponse
+	67,  // 160: redoubt.control.v1.Control.BeginRun:output_type -> redoubt.control.v1.BeginRunResponse
+	69,  // 161: redoubt.control.v1.Control.SuspendService:output_type -> redoubt.control.v1.SuspendServiceResponse
+	71,  // 162: redoubt.control.v1.Control.StreamRuns:output_type -> redoubt.control.v1.StreamRunsResponse
+	73,  // 163: redoubt.control.v1.Control.RemoveService:output_type -> redoubt.control.v1.RemoveServiceResponse
+	75,  // 164: redoubt.control.v1.Control.CreateConfig:output_type -> redoubt.control.v1.CreateConfigResponse
+	77,  // 165: redoubt.control.v1.Control.GetConfigs:output_type -> redoubt.control.v1.GetConfigsResponse
+	79,  // 166: redoubt.control.v1.Control.StreamConfigs:output_type -> redoubt.control.v1.StreamConfigsResponse
+	82,  // 167: redoubt.control.v1.Control.RemoveConfig:output_type -> redoubt.control.v1.RemoveConfigResponse
+	84,  // 168: redoubt.control.v1.Control.CreateNetwork:output_type -> redoubt.control.v1.CreateNetworkResponse
+	86,  // 169: redoubt.control.v1.Control.StreamNetworks:output_type -> redoubt.control.v1.StreamNetworksResponse
+	92,  // 170: redoubt.control.v1.Control.RemoveNetwork:output_type -> redoubt.control.v1.RemoveNetworkResponse
+	94,  // 171: redoubt.control.v1.Control.CreatePolicy:output_type -> redoubt.control.v1.CreatePolicyResponse
+	96,  // 172: redoubt.control.v1.Control.StreamPolicies:output_type -> redoubt.control.v1.StreamPoliciesResponse
+	99,  // 173: redoubt.control.v1.Control.RemovePolicy:output_type -> redoubt.control.v1.RemovePolicyResponse
+	101, // 174: redoubt.control.v1.Control.ExplainPolicy:output_type -> redoubt.control.v1.ExplainPolicyResponse
+	106, // 175: redoubt.control.v1.Control.ListTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	106, // 176: redoubt.control.v1.Control.StreamTasks:output_type -> redoubt.control.v1.ListTasksResponse
+	108, // 177: redoubt.control.v1.Control.WatchService:output_type -> redoubt.control.v1.WatchServiceResponse
+	110, // 178: redoubt.control.v1.Control.ServiceLogs:output_type -> redoubt.control.v1.ServiceLogsResponse
+	112, // 179: redoubt.control.v1.Control.Explain:output_type -> redoubt.control.v1.ExplainResponse
+	115, // 180: redoubt.control.v1.Control.Events:output_type -> redoubt.control.v1.EventsResponse
+	131, // [131:181] is the sub-list for method output_type
+	81,  // [81:131] is the sub-list for method input_type
+	81,  // [81:81] is the sub-list for extension type_name
+	81,  // [81:81] is the sub-list for extension extendee
+	0,   // [0:81] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlpb_control_proto_init() }
@@ -8040,7 +8406,7 @@ func file_cmd_internal_control_controlpb_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlpb_control_proto_rawDesc), len(file_cmd_internal_control_controlpb_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   115,
+			NumMessages:   121,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

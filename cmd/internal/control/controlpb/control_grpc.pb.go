@@ -482,6 +482,9 @@ const (
 	Control_UpdateService_FullMethodName        = "/redoubt.control.v1.Control/UpdateService"
 	Control_RollbackService_FullMethodName      = "/redoubt.control.v1.Control/RollbackService"
 	Control_StreamServiceHistory_FullMethodName = "/redoubt.control.v1.Control/StreamServiceHistory"
+	Control_BeginRun_FullMethodName             = "/redoubt.control.v1.Control/BeginRun"
+	Control_SuspendService_FullMethodName       = "/redoubt.control.v1.Control/SuspendService"
+	Control_StreamRuns_FullMethodName           = "/redoubt.control.v1.Control/StreamRuns"
 	Control_RemoveService_FullMethodName        = "/redoubt.control.v1.Control/RemoveService"
 	Control_CreateConfig_FullMethodName         = "/redoubt.control.v1.Control/CreateConfig"
 	Control_GetConfigs_FullMethodName           = "/redoubt.control.v1.Control/GetConfigs"
@@ -542,6 +545,12 @@ type ControlClient interface {
 	RollbackService(ctx context.Context, in *RollbackServiceRequest, opts ...grpc.CallOption) (*RollbackServiceResponse, error)
 	// The specifications that a service had, as far as they are kept: one answer each.
 	StreamServiceHistory(ctx context.Context, in *StreamServiceHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamServiceHistoryResponse], error)
+	// Has a job run now, whatever its schedule.
+	BeginRun(ctx context.Context, in *BeginRunRequest, opts ...grpc.CallOption) (*BeginRunResponse, error)
+	// Has the schedule of a job not count, or count again.
+	SuspendService(ctx context.Context, in *SuspendServiceRequest, opts ...grpc.CallOption) (*SuspendServiceResponse, error)
+	// The runs of a job, as far as they are kept: one answer each.
+	StreamRuns(ctx context.Context, in *StreamRunsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamRunsResponse], error)
 	RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error)
 	// Configs are no place for secrets: whoever may call this reads them.
 	CreateConfig(ctx context.Context, in *CreateConfigRequest, opts ...grpc.CallOption) (*CreateConfigResponse, error)
@@ -849,6 +858,45 @@ func (c *controlClient) StreamServiceHistory(ctx context.Context, in *StreamServ
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_StreamServiceHistoryClient = grpc.ServerStreamingClient[StreamServiceHistoryResponse]
 
+func (c *controlClient) BeginRun(ctx context.Context, in *BeginRunRequest, opts ...grpc.CallOption) (*BeginRunResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BeginRunResponse)
+	err := c.cc.Invoke(ctx, Control_BeginRun_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) SuspendService(ctx context.Context, in *SuspendServiceRequest, opts ...grpc.CallOption) (*SuspendServiceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SuspendServiceResponse)
+	err := c.cc.Invoke(ctx, Control_SuspendService_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) StreamRuns(ctx context.Context, in *StreamRunsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamRunsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_StreamRuns_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[StreamRunsRequest, StreamRunsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamRunsClient = grpc.ServerStreamingClient[StreamRunsResponse]
+
 func (c *controlClient) RemoveService(ctx context.Context, in *RemoveServiceRequest, opts ...grpc.CallOption) (*RemoveServiceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveServiceResponse)
@@ -881,7 +929,7 @@ func (c *controlClient) GetConfigs(ctx context.Context, in *GetConfigsRequest, o
 
 func (c *controlClient) StreamConfigs(ctx context.Context, in *StreamConfigsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamConfigsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[6], Control_StreamConfigs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_StreamConfigs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -920,7 +968,7 @@ func (c *controlClient) CreateNetwork(ctx context.Context, in *CreateNetworkRequ
 
 func (c *controlClient) StreamNetworks(ctx context.Context, in *StreamNetworksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamNetworksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[7], Control_StreamNetworks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_StreamNetworks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -959,7 +1007,7 @@ func (c *controlClient) CreatePolicy(ctx context.Context, in *CreatePolicyReques
 
 func (c *controlClient) StreamPolicies(ctx context.Context, in *StreamPoliciesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamPoliciesResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[8], Control_StreamPolicies_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[9], Control_StreamPolicies_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1008,7 +1056,7 @@ func (c *controlClient) ListTasks(ctx context.Context, in *ListTasksRequest, opt
 
 func (c *controlClient) StreamTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ListTasksResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[9], Control_StreamTasks_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[10], Control_StreamTasks_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1027,7 +1075,7 @@ type Control_StreamTasksClient = grpc.ServerStreamingClient[ListTasksResponse]
 
 func (c *controlClient) WatchService(ctx context.Context, in *WatchServiceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchServiceResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[10], Control_WatchService_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[11], Control_WatchService_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1046,7 +1094,7 @@ type Control_WatchServiceClient = grpc.ServerStreamingClient[WatchServiceRespons
 
 func (c *controlClient) ServiceLogs(ctx context.Context, in *ServiceLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ServiceLogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[11], Control_ServiceLogs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[12], Control_ServiceLogs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1075,7 +1123,7 @@ func (c *controlClient) Explain(ctx context.Context, in *ExplainRequest, opts ..
 
 func (c *controlClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[12], Control_Events_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[13], Control_Events_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -1132,6 +1180,12 @@ type ControlServer interface {
 	RollbackService(context.Context, *RollbackServiceRequest) (*RollbackServiceResponse, error)
 	// The specifications that a service had, as far as they are kept: one answer each.
 	StreamServiceHistory(*StreamServiceHistoryRequest, grpc.ServerStreamingServer[StreamServiceHistoryResponse]) error
+	// Has a job run now, whatever its schedule.
+	BeginRun(context.Context, *BeginRunRequest) (*BeginRunResponse, error)
+	// Has the schedule of a job not count, or count again.
+	SuspendService(context.Context, *SuspendServiceRequest) (*SuspendServiceResponse, error)
+	// The runs of a job, as far as they are kept: one answer each.
+	StreamRuns(*StreamRunsRequest, grpc.ServerStreamingServer[StreamRunsResponse]) error
 	RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error)
 	// Configs are no place for secrets: whoever may call this reads them.
 	CreateConfig(context.Context, *CreateConfigRequest) (*CreateConfigResponse, error)
@@ -1237,6 +1291,15 @@ func (UnimplementedControlServer) RollbackService(context.Context, *RollbackServ
 }
 func (UnimplementedControlServer) StreamServiceHistory(*StreamServiceHistoryRequest, grpc.ServerStreamingServer[StreamServiceHistoryResponse]) error {
 	return status.Error(codes.Unimplemented, "method StreamServiceHistory not implemented")
+}
+func (UnimplementedControlServer) BeginRun(context.Context, *BeginRunRequest) (*BeginRunResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BeginRun not implemented")
+}
+func (UnimplementedControlServer) SuspendService(context.Context, *SuspendServiceRequest) (*SuspendServiceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SuspendService not implemented")
+}
+func (UnimplementedControlServer) StreamRuns(*StreamRunsRequest, grpc.ServerStreamingServer[StreamRunsResponse]) error {
+	return status.Error(codes.Unimplemented, "method StreamRuns not implemented")
 }
 func (UnimplementedControlServer) RemoveService(context.Context, *RemoveServiceRequest) (*RemoveServiceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveService not implemented")
@@ -1649,6 +1712,53 @@ func _Control_StreamServiceHistory_Handler(srv interface{}, stream grpc.ServerSt
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_StreamServiceHistoryServer = grpc.ServerStreamingServer[StreamServiceHistoryResponse]
 
+func _Control_BeginRun_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BeginRunRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).BeginRun(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_BeginRun_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).BeginRun(ctx, req.(*BeginRunRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_SuspendService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspendServiceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).SuspendService(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_SuspendService_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).SuspendService(ctx, req.(*SuspendServiceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_StreamRuns_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(StreamRunsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).StreamRuns(m, &grpc.GenericServerStream[StreamRunsRequest, StreamRunsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_StreamRunsServer = grpc.ServerStreamingServer[StreamRunsResponse]
+
 func _Control_RemoveService_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveServiceRequest)
 	if err := dec(in); err != nil {
@@ -1992,6 +2102,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Control_RollbackService_Handler,
 		},
 		{
+			MethodName: "BeginRun",
+			Handler:    _Control_BeginRun_Handler,
+		},
+		{
+			MethodName: "SuspendService",
+			Handler:    _Control_SuspendService_Handler,
+		},
+		{
 			MethodName: "RemoveService",
 			Handler:    _Control_RemoveService_Handler,
 		},
@@ -2065,6 +2183,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamServiceHistory",
 			Handler:       _Control_StreamServiceHistory_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "StreamRuns",
+			Handler:       _Control_StreamRuns_Handler,
 			ServerStreams: true,
 		},
 		{

@@ -2,11 +2,14 @@ package events
 
 import (
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
@@ -17,6 +20,9 @@ func service(old, now *schedulerpb.Service) *controlpb.Event {
 	case old == nil:
 		return event("service", "create", now.GetId(), now.GetSpec().GetName())
 	case proto.Equal(old.GetSpec(), now.GetSpec()):
+		if was, is := old.GetSuspendedSince() != 0, now.GetSuspendedSince() != 0; was != is {
+			return event("service", map[bool]string{true: "suspend", false: "resume"}[is], now.GetId(), now.GetSpec().GetName())
+		}
 		return rollout(old, now)
 	}
 	e := event("service", "update", now.GetId(), now.GetSpec().GetName())
@@ -24,8 +30,8 @@ func service(old, now *schedulerpb.Service) *controlpb.Event {
 		e.Action = "rollback"
 		set(e, "message", st.GetMessage())
 	}
-	if before, after := old.GetSpec().GetReplicated(), now.GetSpec().GetReplicated(); before.GetReplicas() != after.GetReplicas() {
-		e.Attributes["replicas"] = fmt.Sprintf("%d → %d", before.GetReplicas(), after.GetReplicas())
+	if before, after := spec.Size(old.GetSpec()), spec.Size(now.GetSpec()); before != after {
+		e.Attributes["replicas"] = fmt.Sprintf("%d → %d", before, after)
 	}
 	if before, after := old.GetSpec().GetTask().GetContainer().GetImage(), now.GetSpec().GetTask().GetContainer().GetImage(); before != after {
 		set(e, "image", after)
@@ -49,5 +55,36 @@ func rollout(old, now *schedulerpb.Service) *controlpb.Event {
 	}
 	e := event("service", action, now.GetId(), now.GetSpec().GetName())
 	set(e, "message", st.GetMessage())
+	return e
+}
+
+// run tells of a job's runs: that one began, how it ended, and that one was missed.
+func run(r raftstore.Reader, old, now *schedulerpb.ServiceRun) *controlpb.Event {
+	if now == nil || old.GetState() == now.GetState() && old.GetTimes() == now.GetTimes() {
+		return nil
+	}
+	action := map[schedulerpb.ServiceRun_State]string{
+		schedstore.RunGoing: "run-begin", schedstore.RunCompleted: "run-complete", schedstore.RunFailed: "run-fail",
+		schedstore.RunStopped: "run-stop", schedstore.RunMissed: "run-miss",
+	}[now.GetState()]
+	if action == "" {
+		return nil
+	}
+	if old != nil && now.GetState() == schedstore.RunGoing {
+		action = "run-resume" // for a node that came
+	}
+	svc, _ := schedstore.Services.Get(r, now.GetServiceId())
+	e := event("service", action, now.GetServiceId(), svc.GetSpec().GetName())
+	e.Attributes["run"] = fmt.Sprint(now.GetNumber())
+	set(e, "message", now.GetMessage())
+	if action == "run-begin" {
+		set(e, "by", now.GetBy())
+	}
+	if at := now.GetDueAt(); at != 0 && (action == "run-begin" || action == "run-miss") {
+		e.Attributes["due"] = time.Unix(0, at).UTC().Format(time.RFC3339)
+	}
+	if times := now.GetTimes(); times > 1 {
+		e.Attributes["times"] = fmt.Sprint(times)
+	}
 	return e
 }

@@ -66,3 +66,63 @@ func TestRolloutsAreTold(t *testing.T) {
 		t.Errorf("told\n%q, want\n%q", got, want)
 	}
 }
+
+// TestRunsAreTold: that a run of a job began, how it ended, that one was missed, and that
+// its schedule is suspended.
+func TestRunsAreTold(t *testing.T) {
+	s, h := start(t)
+	from := h.Now()
+	id, err := schedstore.CreateService(t.Context(), s, schedulertest.JobSpec("backup", 2, 3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := func(n uint64, change func(*schedulerpb.ServiceRun)) {
+		t.Helper()
+		if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+			r, ok := schedstore.ServiceRuns.Get(tx, schedstore.RunID(id, n))
+			if r = proto.CloneOf(r); !ok {
+				r = &schedulerpb.ServiceRun{Id: schedstore.RunID(id, n), ServiceId: id, Number: n}
+			}
+			change(r)
+			return schedstore.ServiceRuns.Put(tx, r)
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record(1, func(r *schedulerpb.ServiceRun) {
+		r.State, r.Message = schedstore.RunFailed, "1 of 3 failed: exited with 2"
+	})
+	record(1, func(r *schedulerpb.ServiceRun) { r.Failed = 1 }) // nothing to tell
+	if _, err := schedstore.BeginRun(t.Context(), s, id, "person ann"); err != nil {
+		t.Fatal(err)
+	}
+	record(2, func(r *schedulerpb.ServiceRun) { r.State = schedstore.RunCompleted })
+	record(2, func(r *schedulerpb.ServiceRun) { r.State = schedstore.RunGoing })
+	record(3, func(r *schedulerpb.ServiceRun) {
+		r.State, r.DueAt, r.Times, r.Message = schedstore.RunMissed, 1e9, 1, "late"
+	})
+	record(3, func(r *schedulerpb.ServiceRun) { r.Times = 2 })
+	if err := s.Update(t.Context(), func(tx *raftstore.Tx) error {
+		svc, _ := schedstore.Services.Get(tx, id)
+		svc = proto.CloneOf(svc)
+		svc.SuspendedSince = 1
+		return schedstore.Services.Put(tx, svc)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"service create backup map[]",
+		"service run-begin backup map[run:1]",
+		"service run-fail backup map[message:1 of 3 failed: exited with 2 run:1]",
+		"service run-begin backup map[by:person ann run:2]",
+		"service run-complete backup map[run:2]",
+		"service run-resume backup map[run:2]",
+		"service run-miss backup map[due:1970-01-01T00:00:01Z message:late run:3]",
+		"service run-miss backup map[due:1970-01-01T00:00:01Z message:late run:3 times:2]",
+		"service suspend backup map[]",
+	}
+	got := next(t, h, from, len(want))
+	if slices.Sort(got[:2]); !slices.Equal(got, want) { // of one transaction
+		t.Errorf("told\n%q, want\n%q", got, want)
+	}
+}

@@ -30,7 +30,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, pkistore.AuditWitnesses, pkistore.AuditWitnessed, schedstore.Nodes, schedstore.Services, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, pkistore.AuditWitnesses, pkistore.AuditWitnessed, schedstore.Nodes, schedstore.Services, schedstore.ServiceRuns, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -43,6 +43,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = task(r, old, now), now.GetMeta()
 		} else if old, now, ok := schedstore.Services.Event(c); ok {
 			e, meta = service(old, now), now.GetMeta()
+		} else if old, now, ok := schedstore.ServiceRuns.Event(c); ok {
+			e, meta = run(r, old, now), now.GetMeta()
 		} else if old, now, ok := schedstore.Nodes.Event(c); ok {
 			e, meta = machine(r, old, now), now.GetMeta()
 		} else if old, now, ok := pkistore.Nodes.Event(c); ok {

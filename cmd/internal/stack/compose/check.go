@@ -145,10 +145,6 @@ func (c *checker) value(v any, path []string, pattern string) bool {
 		case kind != "bind" && kind != "tmpfs":
 			why = "volumes of type " + kind + " are not: use bind or tmpfs"
 		}
-	case "services.*.deploy.mode":
-		if text == "replicated-job" || text == "global-job" {
-			why = "jobs are " + notYet
-		}
 	case "services.*.command", "services.*.entrypoint":
 		if list, ok := v.([]any); ok && len(list) == 0 || v == "" {
 			why = "an empty one, which takes the image's away, is " + notYet

@@ -22,17 +22,7 @@ func (m *mapper) deploy(s types.ServiceConfig, sp *schedulerpb.ServiceSpec) {
 		d = &types.DeployConfig{}
 	}
 	sp.Labels = m.labels(d.Labels)
-	switch d.Mode {
-	case "", "replicated":
-		sp.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: uint64(s.GetScale())}}
-	case "global":
-		if s.Scale != nil || d.Replicas != nil {
-			m.wrong(under(path, "replicas"), "a global service runs once on every node: leave it out")
-		}
-		sp.Mode = &schedulerpb.ServiceSpec_Global{Global: &schedulerpb.Global{}}
-	default:
-		m.wrong(under(path, "mode"), "there is no mode %q: use replicated or global", d.Mode)
-	}
+	m.mode(s, d, sp)
 	switch d.EndpointMode {
 	case "":
 	case "vip":
@@ -51,7 +41,7 @@ func (m *mapper) deploy(s types.ServiceConfig, sp *schedulerpb.ServiceSpec) {
 	}
 	t.Limits = m.resources(under(path, "resources", "limits"), d.Resources.Limits, s.CPUS, s.MemLimit, s.PidsLimit)
 	t.Reservations = m.resources(under(path, "resources", "reservations"), d.Resources.Reservations, 0, s.MemReservation, 0)
-	m.restart(s, t)
+	m.restart(s, sp)
 }
 
 // update maps how tasks are replaced.
@@ -119,7 +109,8 @@ func (m *mapper) resources(path []string, r *types.Resource, cpus float32, memor
 	return out
 }
 
-func (m *mapper) restart(s types.ServiceConfig, t *taskpb.TaskSpec) {
+func (m *mapper) restart(s types.ServiceConfig, sp *schedulerpb.ServiceSpec) {
+	t := sp.Task
 	if s.Deploy == nil || s.Deploy.RestartPolicy == nil {
 		m.restartWord(s, t)
 		return
@@ -127,7 +118,11 @@ func (m *mapper) restart(s types.ServiceConfig, t *taskpb.TaskSpec) {
 	p, path := s.Deploy.RestartPolicy, []string{"services", s.Name, "deploy", "restart_policy"}
 	out := &taskpb.RestartPolicy{}
 	switch p.Condition {
-	case "", "any":
+	case "":
+	case "any":
+		if spec.IsJob(sp) { // of which that is not the default
+			out.Condition = taskpb.RestartPolicy_CONDITION_ANY
+		}
 	case "on-failure":
 		out.Condition = taskpb.RestartPolicy_CONDITION_ON_FAILURE
 	case "none":

@@ -121,7 +121,8 @@ func about(text string, s types.ServiceConfig) []string {
 		{"healthcheck", "healthcheck"}, {"health", "healthcheck"}, {"the command", "command"}, {"an argument", "command"}, {"command", "command"},
 		{"mount", "volumes"}, {"secret", "secrets"}, {"config", "configs"}, {"port", "ports"}, {"published", "ports"}, {"target port", "ports"},
 		{"ulimit", "ulimits"}, {"sysctl", "sysctls"}, {"device", "devices"}, {"capabilit", "cap_add"}, {"dns", "dns"}, {"resolver", "dns"}, {"host", "extra_hosts"}, {"group", "group_add"}, {"seccomp", "security_opt"}, {"network", "networks"}, {"constraint", "deploy.placement.constraints"}, {"restart", "deploy.restart_policy"}, {"update", "deploy.update_config"}, {"rollback", "deploy.rollback_config"}, {"replicas", "deploy.replicas"},
-		{"max per node", "deploy.placement.max_replicas_per_node"}, {"an endpoint", "deploy.endpoint_mode"}, {"endpoint", "deploy.endpoint_mode"}, {"limit", "deploy.resources.limits"},
+		{"max per node", "deploy.placement.max_replicas_per_node"}, {"total completions", "deploy.replicas"}, {"max concurrent", "x-redoubt-max-concurrent"}, {"schedule", "x-redoubt-schedule"},
+		{"the schedule", "x-redoubt-schedule"}, {"a schedule", "x-redoubt-schedule"}, {"time zone", "x-redoubt-schedule"}, {"start within", "x-redoubt-schedule"}, {"a job cannot publish", "ports"}, {"an endpoint", "deploy.endpoint_mode"}, {"endpoint", "deploy.endpoint_mode"}, {"limit", "deploy.resources.limits"},
 		{"memory limit", "deploy.resources.limits.memory"}, {"cpu limit", "deploy.resources.limits.cpus"}, {"reserv", "deploy.resources.reservations"},
 		{"container label", "labels"}, {"service label", "deploy.labels"}, {"identity", "x-redoubt-identity"}, {"the identity", "x-redoubt-identity"},
 	} {
