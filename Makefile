@@ -57,12 +57,16 @@ build: ## build every binary into BIN (bin)
 	@mkdir -p $(BIN)
 	go build -buildvcs=$(or $(VCS),auto) -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(BINARIES))
 
+.PHONY: man
+man: ## the manual pages of every command, into BIN/man; install takes them from there
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) go run ./cmd/internal/manpages $(BIN)/man
+
 PREFIX ?= /usr/local
 LIB    := $(DESTDIR)$(PREFIX)/lib
 SHARE  := $(DESTDIR)$(PREFIX)/share
 
 .PHONY: install
-install: ## what `make build` made, units, users, directories and completions, below DESTDIR (none) and PREFIX (/usr/local)
+install: ## what `make build` made, units, users, directories, completions and, where `make man` made them, manual pages, below DESTDIR (none) and PREFIX (/usr/local)
 	@for b in $(INSTALLED); do [ -x $(BIN)/$$b ] || { echo "$(BIN)/$$b is not there: run make build first" >&2; exit 1; }; done
 	install -D -m 0755 -t $(LIB)/redoubt $(addprefix $(BIN)/,$(filter-out redoubt,$(INSTALLED)))
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/redoubt
@@ -77,6 +81,7 @@ install: ## what `make build` made, units, users, directories and completions, b
 	$(BIN)/redoubt completion bash >$(SHARE)/bash-completion/completions/redoubt
 	$(BIN)/redoubt completion zsh >$(SHARE)/zsh/site-functions/_redoubt
 	$(BIN)/redoubt completion fish >$(SHARE)/fish/vendor_completions.d/redoubt.fish
+	@[ ! -d $(BIN)/man ] || install -D -m 0644 -t $(SHARE)/man/man1 $(BIN)/man/*.1
 
 # What is released depends on the commit, the modules and Go alone: built anywhere of
 # the same three, it has the same bytes (make reproducible).
@@ -86,6 +91,7 @@ release: ## archive, SBOM (CycloneDX), provenance and digests of the commit that
 	@[ -z "$$(git status --porcelain)" ] || { echo "the tree has changes that are not committed: a release is of a commit" >&2; exit 1; }
 	@rm -rf $(OUT)/release.tree
 	$(MAKE) build BIN=$(OUT)/release.tree/bin VERSION=$(or $(VERSION),0.0.0-$$(git rev-parse --short=12 HEAD)) VCS=true
+	@$(MAKE) man BIN=$(OUT)/release.tree/bin
 	@$(MAKE) install BIN=$(OUT)/release.tree/bin DESTDIR=$(OUT)/release.tree/root PREFIX=/usr >/dev/null
 	@go run ./cmd/internal/release -tree $(OUT)/release.tree/root -out $(RELEASE) -version $(or $(VERSION),0.0.0-$$(git rev-parse --short=12 HEAD)) \
 	  -commit $$(git rev-parse HEAD) -time $$(git log -1 --format=%ct)

@@ -174,21 +174,40 @@ func (a *app) completions(root *cobra.Command) {
 		}
 		c.ValidArgsFunction = fill
 	}
-	c, _, _ := root.Find([]string{"node", "update"})
-	fixed(c, "availability", "active", "pause", "drain")
-	c, _, _ = root.Find([]string{"service", "create"})
-	fixed(c, "mode", modes...)
-	for _, name := range []string{"create", "update"} {
-		u, _, _ := root.Find([]string{"service", name})
-		fixed(u, "update-order", "stop-first", "start-first")
-		fixed(u, "rollback-order", "stop-first", "start-first")
-		fixed(u, "update-failure-action", "pause", "continue", "rollback")
-		fixed(u, "rollback-failure-action", "pause", "continue")
-		fixed(u, "concurrency", "forbid", "allow", "replace")
+	a.flagCompletions(root)
+}
+
+// flagCompletions gives flags that name objects, or one of a few words, their completion.
+func (a *app) flagCompletions(root *cobra.Command) {
+	find := func(path ...string) *cobra.Command {
+		c, _, _ := root.Find(path) // the tree's own
+		return c
 	}
-	fixed(c, "endpoint-mode", "vip", "dnsrr")
+	named := func(c *cobra.Command, fill completion, flags ...string) {
+		for _, flag := range flags {
+			if c.Flags().Lookup(flag) != nil {
+				_ = c.RegisterFlagCompletionFunc(flag, fill) // fails only where a flag gets two
+			}
+		}
+	}
+	fixed(find("node", "update"), "availability", "active", "pause", "drain")
+	fixed(find("service", "create"), "mode", modes...)
+	named(find("service", "ps"), a.names(-1, nodeNames), "node")
+	for _, name := range []string{"create", "update"} {
+		c := find("service", name)
+		fixed(c, "update-order", "stop-first", "start-first")
+		fixed(c, "rollback-order", "stop-first", "start-first")
+		fixed(c, "update-failure-action", "pause", "continue", "rollback")
+		fixed(c, "rollback-failure-action", "pause", "continue")
+		fixed(c, "concurrency", "forbid", "allow", "replace")
+		fixed(c, "endpoint-mode", "vip", "dnsrr")
+		fixed(c, "restart-condition", "any", "on-failure", "none")
+		fixed(c, "isolation", "default", "userns")
+		named(c, a.names(-1, networkNames), "network", "network-add", "network-rm")
+		named(c, a.names(-1, secretNames), "secret", "secret-add", "secret-rm")
+		named(c, a.names(-1, configNames), "config", "config-add", "config-rm")
+	}
 	for _, name := range []string{"create", "update", "scale", "rollback"} {
-		c, _, _ = root.Find([]string{"service", name})
-		_ = c.RegisterFlagCompletionFunc("sign-with", a.deployerNames) // fails only where a flag gets two
+		named(find("service", name), a.deployerNames, "sign-with")
 	}
 }

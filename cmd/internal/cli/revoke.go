@@ -196,6 +196,7 @@ itself does not wait for any list.`,
 		},
 	}
 	c.Flags().StringVar(&format, "format", "pem", "pem: all lists one after the other; der: one")
+	fixed(c, "format", "pem", "der")
 	c.Flags().StringVar(&issuer, "issuer", "", "only the lists of the issuing CA, of the workload CA, or of the root (default all)")
 	return c
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -106,6 +107,15 @@ func recovered(t *testing.T, c *cluster, _ string, shares []string) {
 	c.ok("manager-1", "service", "create", "--detach", "--name", "after", "--replicas", "1", image)
 	c.lab("kill", "manager-2")
 	c.lab("kill", "manager-3")
+	for host, what := range map[string]string{"manager-1": "critical  this node: it finds no leader", "manager-2": "critical  this node: no node answers at "} {
+		eventually(t, 30*time.Second, func() string { // the one that is left notices by and by
+			r := c.on(host, "doctor")
+			if r.code == 3 && strings.Contains(r.stdout, what) {
+				return ""
+			}
+			return fmt.Sprintf("doctor on %s: %v", host, r)
+		})
+	}
 	eventually(t, 30*time.Second, func() string {
 		if r := c.on("manager-1", "service", "ls"); r.code != 0 {
 			return ""

@@ -45,6 +45,7 @@ type Node struct {
 	controlpb.UnimplementedComplianceServer
 	controlpb.UnimplementedApprovalsServer
 	controlpb.UnimplementedImagePolicyServer
+	controlpb.UnimplementedAdmissionServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -156,6 +157,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterAuditServer(s, n)
 	controlpb.RegisterComplianceServer(s, n)
 	controlpb.RegisterImagePolicyServer(s, n)
+	controlpb.RegisterAdmissionServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)

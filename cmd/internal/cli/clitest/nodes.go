@@ -132,3 +132,10 @@ func rotation(name string, slot *keydpb.Slot, exposed bool) (*controlpb.Rotation
 	}
 	return r, nil
 }
+
+// ListPending implements Admission: nobody waits.
+func (n *Node) ListPending(context.Context, *controlpb.ListPendingRequest) (*controlpb.ListPendingResponse, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return &controlpb.ListPendingResponse{}, n.manager()
+}
