@@ -83,11 +83,11 @@ func (l *loop) rollBack(ctx context.Context, c *statusChange) (done bool, err er
 
 // note keeps what a plan says of its service's update.
 func (l *loop) note(s *schedulerpb.Service, p orchestrator.Plan) {
-	if p.Status == nil {
+	if p.Status == nil && p.Rebalance == nil {
 		return
 	}
 	l.statuses = append(l.statuses, statusChange{
-		StatusChange: store.StatusChange{ServiceID: p.ServiceID, Version: p.ServiceVersion, Status: p.Status},
+		StatusChange: store.StatusChange{ServiceID: p.ServiceID, Version: p.ServiceVersion, Status: p.Status, Rebalance: p.Rebalance},
 		rollBack:     p.RollBack, bytes: proto.Size(s),
 	})
 }

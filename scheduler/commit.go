@@ -19,7 +19,7 @@ func (l *loop) commit(ctx context.Context, writes []*write) error {
 	most := maxTransaction
 	for len(writes) > 0 {
 		chunk := writes[:take(writes, most)]
-		stale, err := l.write(ctx, chunk)
+		stale, err := l.write(l.recorded(ctx, chunk), chunk)
 		if errors.Is(err, raftstore.ErrConflict) {
 			// Nodes report on these tasks faster than so many can be written.
 			if len(chunk) > 1 {
@@ -37,6 +37,15 @@ func (l *loop) commit(ctx context.Context, writes []*write) error {
 		writes = writes[len(chunk):]
 	}
 	return nil
+}
+
+// recorded is the context of a transaction. What ends what somebody else runs has its
+// record; that everything else is done was asked for, and that is on record.
+func (l *loop) recorded(ctx context.Context, chunk []*write) context.Context {
+	if !chunk[0].preempts || l.cfg.Own == nil {
+		return ctx
+	}
+	return l.cfg.Own(ctx, "preempt tasks")
 }
 
 // write is one transaction; it returns the parts that no longer hold.
@@ -57,7 +66,8 @@ func (l *loop) write(ctx context.Context, chunk []*write) (stale []*write, err e
 	return stale, err
 }
 
-// take says how many writes fit into one transaction of most changes.
+// take says how many writes fit into one transaction of most changes: those that are put
+// on record are by themselves.
 func take(writes []*write, most int) int {
 	changes, bytes := 0, 0
 	for i, w := range writes {
@@ -65,7 +75,7 @@ func take(writes []*write, most int) int {
 		for _, e := range w.tasks {
 			bytes += taskOverhead + proto.Size(e.new)
 		}
-		if (changes > most || bytes > maxTransactionBytes) && i > 0 {
+		if (changes > most || bytes > maxTransactionBytes || w.preempts != writes[0].preempts) && i > 0 {
 			return i
 		}
 	}
@@ -152,7 +162,7 @@ func (l *loop) attach(tx *raftstore.Tx, e *edit) {
 		return
 	}
 	if err := store.Attach(tx, e.new, uses, ingress); err != nil {
-		e.new.NodeId, e.new.Attachments = "", nil
+		e.new.NodeId, e.new.Attachments, e.new.Generic = "", nil, nil
 		e.new.Status = &schedulerpb.TaskStatus{State: store.Pending, At: e.new.GetStatus().GetAt(), Message: err.Error()}
 		e.kept = e.old != nil
 	}

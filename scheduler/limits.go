@@ -26,6 +26,19 @@ const (
 	// addresses in the mesh.
 	addressPause = 5 * time.Second
 
+	// maxMoving is how many tasks of all services make way for others of their slot at a
+	// time; maxSearches how many services one plan looks at for more.
+	maxMoving   = 4
+	maxSearches = 64
+
+	// maxYielding is how many tasks end at a time so that ones of a higher priority have
+	// their place; preemptPause the least time between two searches for one that waits, or in vain
+	// for those like it.
+	maxYielding  = 64
+	preemptPause = 10 * time.Second
+	// maxPreempts bounds the searches of one plan, each of which may look at every task.
+	maxPreempts = 8
+
 	// minPause and maxPause bound the wait before the loop starts again.
 	minPause = 50 * time.Millisecond
 	maxPause = 5 * time.Second

@@ -41,7 +41,14 @@ type loop struct {
 	due  map[string]bool
 	ends []store.RunEnd
 	// drop has services whose virtual addresses stayed long enough, and until when.
-	drop map[string]int64
+	drop   map[string]int64
+	uneven uneven
+	// yielding are tasks that end so that others have their place.
+	yielding map[string]yield
+	// preempted is when victims were last sought for a task, or in vain for a batch.
+	// preempts counts the searches of this plan.
+	preempted map[string]time.Time
+	preempts  int
 	// latch: managers' availability may have to be latched.
 	latch bool
 	// address: nodes may have no address in the mesh. It is tried from time to
@@ -59,9 +66,11 @@ func newLoop(cfg Config) *loop {
 		again:    map[string]time.Time{},
 		drop:     map[string]int64{},
 		due:      map[string]bool{},
-		retry:    true,
-		latch:    true,
-		address:  true,
+		uneven:   newUneven(),
+		yielding: map[string]yield{}, preempted: map[string]time.Time{},
+		retry:   true,
+		latch:   true,
+		address: true,
 	}
 }
 
@@ -81,11 +90,13 @@ func (l *loop) service(id string) *orchestrator.Service {
 
 // load reads everything.
 func (l *loop) load(r *raftstore.ReadTx) error {
+	l.cluster.SetStrategy(store.Strategy(r))
 	for n := range store.Nodes.All(r) {
 		l.cluster.SetNode(n)
 	}
 	for s := range store.Services.All(r) {
 		l.service(s.GetId())
+		l.levels(s)
 	}
 	for rev := range store.Revisions.All(r) {
 		l.service(rev.GetServiceId()) // also of services that were removed
@@ -110,6 +121,7 @@ func (l *loop) observe(events []raftstore.Event) error {
 				nodes[either(old, now).GetId()] = true
 			} else if old, now, ok := store.Services.Event(e); ok {
 				l.service(either(old, now).GetId())
+				l.levels(now)
 			} else if old, now, ok := store.ServiceRuns.Event(e); ok {
 				l.service(either(old, now).GetServiceId())
 			} else if old, now, ok := store.Revisions.Event(e); ok && now == nil {
@@ -119,6 +131,7 @@ func (l *loop) observe(events []raftstore.Event) error {
 				}
 			}
 		}
+		l.cluster.SetStrategy(store.Strategy(r))
 		for id := range nodes {
 			l.observeNode(r, id)
 		}
@@ -143,6 +156,7 @@ func (l *loop) observeTask(r raftstore.Reader, t *schedulerpb.Task) {
 	now, ok := store.Tasks.Get(r, t.GetId())
 	if !ok {
 		l.cluster.RemoveTask(t.GetId())
+		l.mark(&schedulerpb.Task{Id: t.GetId()})
 	} else {
 		l.count(r, now)
 	}
@@ -172,6 +186,10 @@ func (l *loop) observeNode(r raftstore.Reader, id string) {
 		if spec.PerNode(s.GetSpec()) {
 			l.service(s.GetId()).TouchNode(id)
 		}
+		if s.GetSpec().GetRebalance().GetAutomatic() {
+			l.service(s.GetId())
+			l.uneven.services[s.GetId()] = true
+		}
 	}
 }
 
@@ -193,6 +211,7 @@ func (l *loop) count(r raftstore.Reader, t *schedulerpb.Task) {
 		req = &placement.Request{ServiceID: t.GetServiceId(), Revision: t.GetRevision()}
 	}
 	l.cluster.SetTask(t, req)
+	l.mark(t)
 }
 
 // request gives the compiled revision, or nil where it cannot be had; that is

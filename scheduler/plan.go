@@ -1,8 +1,10 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"time"
 
@@ -26,6 +28,8 @@ type write struct {
 	tasks   []*edit
 	// revision is forgotten; empty for none.
 	revision string
+	// preempts: tasks end so that another has their place, which is put on record.
+	preempts bool
 }
 
 // edit is one task, old and new; nil for made and forgotten.
@@ -33,6 +37,7 @@ type edit struct {
 	old, new *schedulerpb.Task
 	spare    bool // see orchestrator.Change
 	kept     bool // it had a node, and waits on for want of an address
+	written  bool // it is in a write of its own
 }
 
 // step makes one plan and writes it.
@@ -143,6 +148,7 @@ func (l *loop) latchManagers(ctx context.Context) error {
 // planServices looks at dirty services until the plan is full.
 func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 	changes := 0
+	l.uneven.moved, l.uneven.searches = false, 0
 	for id := range l.dirty {
 		if changes >= maxRound {
 			break
@@ -158,7 +164,9 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 			}
 		}
 		svc := l.services[id]
+		sought := l.seek(&in, now)
 		p := svc.Plan(in)
+		sought()
 		if p.More {
 			l.dirty[id] = true
 		}
@@ -276,18 +284,34 @@ func (l *loop) place(r raftstore.Reader, writes []*write, now time.Time) []*writ
 		}
 		return -1
 	})
+	l.preempts = 0
+	maps.DeleteFunc(l.preempted, func(_ string, at time.Time) bool { return now.Sub(at) >= preemptPause })
+	claims := l.claims(r)
 	for _, b := range l.batches(r, slices.Concat(waiting, planned), now) {
-		l.placeBatch(b, now)
+		lifted := l.lift(claims, b)
+		for _, e := range b.tasks[:l.placeBatch(b, now)] {
+			delete(claims, e.new.GetId())
+		}
+		for _, c := range lifted {
+			if claims[c.task.GetId()] != nil {
+				l.keep(c)
+			}
+		}
+		writes = append(writes, l.preempt(r, b, claims, seen, now)...)
+	}
+	for id := range claims {
+		l.cluster.RemoveTask(id)
 	}
 	for _, e := range waiting {
-		if e.new != e.old {
+		if e.new != e.old && !e.written {
 			writes = append(writes, &write{serviceID: e.old.GetServiceId(), tasks: []*edit{e}})
 		}
 	}
 	return writes
 }
 
-// batches groups tasks without a node, in the order in which they come.
+// batches groups tasks without a node, the highest priority first, and those of one in
+// the order in which they come.
 func (l *loop) batches(r raftstore.Reader, edits []*edit, now time.Time) []*batch {
 	type key struct {
 		revision, target string
@@ -312,10 +336,12 @@ func (l *loop) batches(r raftstore.Reader, edits []*edit, now time.Time) []*batc
 		}
 		b.tasks = append(b.tasks, e)
 	}
+	slices.SortStableFunc(out, func(a, b *batch) int { return cmp.Compare(b.req.Priority, a.req.Priority) })
 	return out
 }
 
-func (l *loop) placeBatch(b *batch, now time.Time) {
+// placeBatch says how many of the batch have a node now, the first ones.
+func (l *loop) placeBatch(b *batch, now time.Time) int {
 	var nodes []string
 	var refusal *placement.Refusal
 	if b.target == "" {
@@ -331,13 +357,20 @@ func (l *loop) placeBatch(b *batch, now time.Time) {
 		switch {
 		case i < len(nodes):
 			t := e.clone()
-			t.NodeId = nodes[i]
+			t.NodeId, t.Generic = nodes[i], l.cluster.Give(b.req, nodes[i])
 			t.Status = &schedulerpb.TaskStatus{State: store.Assigned, At: now.UnixNano()}
 			l.cluster.SetTask(t, b.req)
-		case e.new.GetStatus().GetMessage() != why && !l.saidLately(e.old, now):
-			e.clone().Status.Message = why
+		default:
+			text := why
+			if n, nodeID := l.awaited(e.new.GetId()); n > 0 {
+				text = l.awaits(n, nodeID)
+			}
+			if e.new.GetStatus().GetMessage() != text && !l.saidLately(e.old, now) {
+				e.clone().Status.Message = text
+			}
 		}
 	}
+	return min(len(nodes), len(b.tasks))
 }
 
 // saidLately reports whether a task's reason to wait was written a moment ago.

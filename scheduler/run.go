@@ -30,6 +30,9 @@ import (
 type Config struct {
 	Store  *raftstore.Store
 	Logger *slog.Logger
+	// Own returns the context of what is to be on record as done by this manager itself,
+	// and called what; nil: nothing is.
+	Own func(ctx context.Context, what string) context.Context
 }
 
 // Run reconciles until ctx ends, which it returns as nil. An error of the store
@@ -103,6 +106,7 @@ func (l *loop) ripen(now time.Time) {
 	if !l.wake.IsZero() && !l.wake.After(now) {
 		l.retry, l.wake = true, time.Time{}
 	}
+	l.unblock()
 	for id, at := range l.again {
 		if !at.After(now) {
 			delete(l.again, id)

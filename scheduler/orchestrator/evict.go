@@ -28,6 +28,7 @@ func (r *round) evict(g *group) {
 		case current && !r.in.Request.Matches(n):
 			r.stop(it)
 		case store.Effective(n) != store.Drain:
+			r.makeWay(g, it)
 		case current && g.slot > 0 && g.replaceable(it) && r.inTime(g, n):
 			it.leaving = true
 		default:

@@ -19,6 +19,9 @@ const (
 	// placed at once when there is room; the others follow.
 	MaxWaiting = 256
 
+	// rebalanceWait is how long moves wait for what should run to do so.
+	rebalanceWait = 15 * time.Minute
+
 	// maxReason bounds what is told of why a task failed.
 	maxReason = 200
 

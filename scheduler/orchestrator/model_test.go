@@ -44,6 +44,13 @@ func TestConvergesFromAnywhere(t *testing.T) {
 				}
 				w.rollout(config(t, "update", spec.ActionPause, spec.ActionContinue, spec.ActionRollback), config(t, "rollback", spec.ActionPause, spec.ActionContinue))
 			},
+			"rebalance": func(t *rapid.T) {
+				if w.service == nil || global {
+					t.Skip()
+				}
+				w.uneven = true
+				w.rebalance(rapid.Bool().Draw(t, "automatic"))
+			},
 			"resume": func(*rapid.T) {
 				if w.service != nil {
 					w.resume()

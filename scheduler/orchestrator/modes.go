@@ -31,6 +31,7 @@ func (s *Service) replicated(r *round) {
 			s.update(r)
 		}
 		s.scaleUp(r, want-s.present)
+		s.rebalance(r, want)
 	}
 }
 

@@ -21,8 +21,10 @@
 //     have a container; a replacement is made when its predecessor has ended,
 //     was never given a node, or was lost with its node. One that serves on a
 //     drained node is the exception, and one that serves under an older
-//     revision where new tasks are started first: its replacement is made beside
-//     it, and it ends when that one runs;
+//     revision where new tasks are started first, or is moved to another node: its
+//     replacement is made beside it, and it ends when that one runs;
+//   - a task that is moved ends only when its replacement runs, whatever becomes of
+//     that. One moves at a time, while all that should run does;
 //   - an update stops no more tasks that serve than its parallelism, and none
 //     before another serves in its place where new tasks are started first. What
 //     it knows of how far it is stands in the store: in the tasks, and in the
@@ -66,6 +68,9 @@ type Input struct {
 	// that is not the current; nil: it is not there.
 	Runs      []*schedulerpb.ServiceRun
 	RequestOf func(revision uint64) *placement.Request
+	// Surplus says on which node a task of the current revision is too many, and why;
+	// nil: none is to be moved now.
+	Surplus func() (nodeID, why string, ok bool)
 	// Nodes is read for global services only.
 	Nodes iter.Seq[*schedulerpb.Node]
 	// NewID makes the ids of new tasks.
@@ -129,6 +134,8 @@ type Plan struct {
 	RollBack string
 	// Runs have ended, or go on again.
 	Runs []store.RunEnd
+	// Rebalance is what the service's RebalanceStatus becomes; nil: it stays.
+	Rebalance *schedulerpb.RebalanceStatus
 	// Again is when the service must be planned again though nothing changed;
 	// zero: never.
 	Again time.Time

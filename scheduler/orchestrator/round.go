@@ -49,9 +49,14 @@ type round struct {
 	// are none.
 	until time.Time
 	// See Plan.
-	status   *schedulerpb.UpdateStatus
-	rollBack string
-	runs     []store.RunEnd
+	status    *schedulerpb.UpdateStatus
+	rollBack  string
+	runs      []store.RunEnd
+	rebalance *schedulerpb.RebalanceStatus
+	// stuck is why a move came to nothing; empty: none did.
+	stuck string
+	// pause is when the next move may be made; zero: there is none to wait for.
+	pause time.Time
 }
 
 // wake has a group looked at again at that time, or before.

@@ -21,10 +21,10 @@ type Service struct {
 	groups   map[place]summary // those with tasks
 
 	// Sums over groups.
-	present, busy, waiting, open int
-	stale                        map[place]struct{}
-	failures                     map[place]string // what failed, for people
-	old                          map[uint64]int   // groups with tasks of a revision that is not the current
+	present, busy, waiting, open, settled int
+	stale                                 map[place]struct{}
+	failures                              map[place]string // what failed, for people
+	old                                   map[uint64]int   // groups with tasks of a revision that is not the current
 
 	low uint32 // every slot below is present
 
@@ -64,6 +64,7 @@ type summary struct {
 	failed  bool  // a task of the update has failed
 	waiting bool  // its task has no node, and no restart delay to wait for
 	in      standing
+	settled bool // its one task runs, and is of the current revision
 	// old are the revisions of its tasks other than the current; nil: none. A
 	// pointer, as this is kept of each slot there is.
 	old *[]uint64
@@ -170,10 +171,14 @@ func (s *Service) Plan(in Input) Plan {
 	case !r.until.IsZero() && (s.due.IsZero() || r.until.Before(s.due)):
 		s.due = r.until
 	}
+	again := s.due
+	if !r.pause.IsZero() && (again.IsZero() || r.pause.Before(again)) {
+		again = r.pause
+	}
 	return Plan{
 		ServiceID: in.ServiceID, ServiceVersion: in.Service.GetMeta().GetVersion(),
-		Slots: r.changes(), Revisions: s.unused(in), More: len(s.dirty) > 0, Again: s.due,
-		Status: r.status, RollBack: r.rollBack, Runs: r.runs,
+		Slots: r.changes(), Revisions: s.unused(in), More: len(s.dirty) > 0, Again: again,
+		Status: r.status, RollBack: r.rollBack, Runs: r.runs, Rebalance: r.rebalance,
 	}
 }
 
@@ -226,6 +231,7 @@ func (s *Service) sum(r *round, g *group) {
 	if g.run > 0 {
 		s.tell(r, g, was.in, now.in)
 	}
+	count(&s.settled, was.settled, now.settled)
 	if delete(s.failures, g.place); now.failed {
 		t, _ := r.failure(g)
 		s.failures[g.place] = failureText(t)
@@ -283,6 +289,7 @@ func (r *round) summarise(g *group) (s summary, there bool) {
 	}
 	if it := g.main(); it != nil {
 		s.waiting = it.t.GetNodeId() == "" && it.t.GetNotBefore() == 0
+		s.settled = r.isCurrent(it.t) && store.State(it.t) == store.Running && !slices.ContainsFunc(g.items, func(o *item) bool { return o != it && o.live() })
 	}
 	r.progress(g, &s)
 	return s, there

@@ -40,6 +40,10 @@ type world struct {
 	overlaps bool
 	// least is how many tasks served when the last plan was carried out.
 	least int
+	// uneven: tasks may be moved from the nodes with most to those with least. wayMade
+	// are those that made way at any time.
+	uneven  bool
+	wayMade map[string]bool
 	// before is the revision that an update goes back to.
 	before uint64
 }
@@ -47,7 +51,7 @@ type world struct {
 func newWorld(t rapid.TB, global bool, policy *taskpb.RestartPolicy) *world {
 	w := &world{
 		t: t, now: time.Unix(1_000_000, 0),
-		memory: NewService(), drained: map[string]bool{},
+		memory: NewService(), drained: map[string]bool{}, wayMade: map[string]bool{},
 		tasks: map[string]*schedulerpb.Task{}, nodes: map[string]*schedulerpb.Node{}, revs: map[string]*taskpb.TaskSpec{},
 	}
 	sp := &schedulerpb.ServiceSpec{Name: "web", Task: &taskpb.TaskSpec{Restart: policy}}
@@ -113,6 +117,37 @@ func (w *world) input() Input {
 		Nodes:     maps.Values(w.nodes),
 		NewID:     func() string { return w.id("task") },
 		Now:       w.now,
+		Surplus:   w.surplus(),
+	}
+}
+
+// surplus is a node with two tasks more than another.
+func (w *world) surplus() func() (string, string, bool) {
+	if !w.uneven {
+		return nil
+	}
+	return func() (string, string, bool) {
+		count := map[string]int{}
+		for id, n := range w.nodes {
+			if Welcomes(n, w.request()) {
+				count[id] = 0
+			}
+		}
+		for _, t := range w.tasks {
+			if _, ok := count[t.GetNodeId()]; ok && store.Wanted(t) {
+				count[t.GetNodeId()]++
+			}
+		}
+		most, least := "", ""
+		for _, id := range slices.Sorted(maps.Keys(count)) {
+			if most == "" || count[id] > count[most] {
+				most = id
+			}
+			if least == "" || count[id] < count[least] {
+				least = id
+			}
+		}
+		return most, fmt.Sprintf("it has %d, %s has %d", count[most], least, count[least]), most != "" && count[most]-count[least] >= 2
 	}
 }
 
@@ -150,9 +185,12 @@ func (w *world) reconcile(pass func() bool) int {
 	if p.Status != nil && pass() {
 		w.advance(p)
 	}
+	if p.Rebalance != nil && pass() && w.service.GetMeta().GetVersion() == p.ServiceVersion {
+		w.bump(func(s *schedulerpb.Service) { s.RebalanceStatus = p.Rebalance })
+	}
 	w.invariants()
 	n := len(p.Slots) + len(p.Revisions)
-	if p.Status != nil || p.Again.After(w.now) {
+	if p.Status != nil || p.Rebalance != nil || p.Again.After(w.now) {
 		n++
 	}
 	return n
@@ -189,7 +227,9 @@ func (w *world) invariants() {
 		live[key] = append(live[key], t)
 	}
 	for key, tasks := range live {
-		leaves := func(t *schedulerpb.Task) bool { return t.GetSlot() > 0 && w.drained[t.GetNodeId()] || w.overlaps }
+		leaves := func(t *schedulerpb.Task) bool {
+			return t.GetSlot() > 0 && w.drained[t.GetNodeId()] || w.overlaps || w.wayMade[t.GetId()]
+		}
 		if len(tasks) > 2 || len(tasks) == 2 && !slices.ContainsFunc(tasks, leaves) {
 			w.t.Fatalf("live in %s: %v", key, tasks)
 		}
@@ -224,6 +264,7 @@ func (w *world) observeNodes() {
 func (w *world) put(t *schedulerpb.Task) {
 	w.touch(t)
 	t = proto.CloneOf(t)
+	w.wayMade[t.GetId()] = w.wayMade[t.GetId()] || t.GetMakesWayFor() != ""
 	t.Meta = w.meta(t.Meta)
 	w.tasks[t.GetId()] = t
 }

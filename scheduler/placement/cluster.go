@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/generic"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -23,15 +24,25 @@ type Cluster struct {
 	// of a revision that failed, with when. They stand here and not with the
 	// node so that looking at every node for a service costs nothing on nodes
 	// that have nothing of it.
-	services map[string]map[*nodeInfo]int
+	services map[string]map[*nodeInfo]tally
 	failures map[revisionKey]map[*nodeInfo]map[string]time.Time
+	// strategy is that of requests that do not say.
+	strategy taskpb.Strategy
 }
+
+// tally is how many tasks of a service a node has: those that may have a container,
+// and those of them that neither end nor make way for others.
+type tally struct{ live, stays int }
 
 // counted is one task as it was counted.
 type counted struct {
 	nodeID  string
 	request *Request
 	live    bool
+	ends    bool // it was told to
+	moves   bool // it makes way for another
+	created int64
+	given   []*taskpb.GenericResource
 }
 
 // nodeInfo sums up a node.
@@ -43,10 +54,20 @@ type nodeInfo struct {
 	unmeshed *reason
 	order    uint64 // the beginning of the id, to compare by
 	live     int    // tasks that may have a container
+	goes     int    // those of them that end, or make way for others
 	failed   int    // tasks counted in Cluster.failures
 	nanoCPUs int64  // reserved
 	memory   int64  // reserved
 	ports    map[portKey][]string
+	generic  map[string]*pool // by kind, what is used
+	// empties: what is there leaves, as the node is drained or down.
+	empties bool
+}
+
+// pool is what is used of one kind of generic resources.
+type pool struct {
+	used  int64
+	names map[string]int
 }
 
 type portKey struct {
@@ -63,7 +84,7 @@ type revisionKey struct {
 func NewCluster() *Cluster {
 	return &Cluster{
 		nodes: map[string]*nodeInfo{}, away: map[string]*nodeInfo{}, tasks: map[string]counted{},
-		services: map[string]map[*nodeInfo]int{}, failures: map[revisionKey]map[*nodeInfo]map[string]time.Time{},
+		services: map[string]map[*nodeInfo]tally{}, failures: map[revisionKey]map[*nodeInfo]map[string]time.Time{},
 	}
 }
 
@@ -84,6 +105,7 @@ func (c *Cluster) SetNode(n *schedulerpb.Node) {
 		info.closed = featureReason(n)
 	}
 	info.unmeshed = meshReason(n)
+	info.empties = n.GetState() == schedulerpb.NodeState_NODE_STATE_DOWN || store.Effective(n) == store.Drain
 	var head [8]byte
 	copy(head[:], id)
 	info.order = binary.BigEndian.Uint64(head[:])
@@ -119,10 +141,12 @@ func (c *Cluster) SetTask(t *schedulerpb.Task, r *Request) {
 	}
 	switch state := store.State(t); {
 	case store.Live(t):
-		c.tasks[t.GetId()] = counted{t.GetNodeId(), r, true}
-		c.count(c.info(t.GetNodeId()), r, 1)
+		now := counted{nodeID: t.GetNodeId(), request: r, live: true, ends: t.GetDesired() > store.Running,
+			moves: t.GetMakesWayFor() != "", created: t.GetMeta().GetCreatedAt(), given: t.GetGeneric()}
+		c.tasks[t.GetId()] = now
+		c.count(c.info(t.GetNodeId()), now, 1)
 	case state == store.Failed || state == store.Rejected:
-		c.tasks[t.GetId()] = counted{t.GetNodeId(), r, false}
+		c.tasks[t.GetId()] = counted{nodeID: t.GetNodeId(), request: r}
 		c.fail(c.info(t.GetNodeId()), r, t)
 	}
 }
@@ -136,7 +160,7 @@ func (c *Cluster) RemoveTask(id string) {
 	delete(c.tasks, id)
 	info := c.info(was.nodeID)
 	if was.live {
-		c.count(info, was.request, -1)
+		c.count(info, was, -1)
 	} else {
 		c.forgive(info, was.request, id)
 	}
@@ -159,21 +183,30 @@ func (c *Cluster) info(id string) *nodeInfo {
 
 func (i *nodeInfo) empty() bool { return i.live == 0 && i.failed == 0 }
 
-// count adds a task of r, or with -1 takes one away.
-func (c *Cluster) count(i *nodeInfo, r *Request, sign int) {
+// count adds a task, or with -1 takes one away.
+func (c *Cluster) count(i *nodeInfo, t counted, sign int) {
+	r := t.request
 	i.live += sign
 	i.nanoCPUs += int64(sign) * r.nanoCPUs
 	i.memory += int64(sign) * r.memory
 	own := c.services[r.ServiceID]
 	if own == nil {
-		own = map[*nodeInfo]int{}
+		own = map[*nodeInfo]tally{}
 		c.services[r.ServiceID] = own
 	}
-	if own[i] += sign; own[i] == 0 {
+	now := own[i]
+	now.live += sign
+	if t.ends || t.moves {
+		i.goes += sign
+	} else {
+		now.stays += sign
+	}
+	if own[i] = now; now.live == 0 {
 		if delete(own, i); len(own) == 0 {
 			delete(c.services, r.ServiceID)
 		}
 	}
+	i.use(r, t.given, sign)
 	for _, p := range r.ports {
 		k := portKey{p.GetPublished(), p.GetProtocol()}
 		if sign > 0 {
@@ -187,6 +220,58 @@ func (c *Cluster) count(i *nodeInfo, r *Request, sign int) {
 			delete(i.ports, k)
 		}
 	}
+}
+
+// use counts what a task has of the node's generic resources.
+func (i *nodeInfo) use(r *Request, given []*taskpb.GenericResource, sign int) {
+	if len(r.generic) > 0 && i.generic == nil {
+		i.generic = map[string]*pool{}
+	}
+	for _, g := range r.generic {
+		p := i.generic[g.GetKind()]
+		if p == nil {
+			p = &pool{names: map[string]int{}}
+			i.generic[g.GetKind()] = p
+		}
+		p.used += int64(sign) * g.GetCount()
+		for _, name := range generic.Of(given, g.GetKind()).GetNames() {
+			if p.names[name] += sign; p.names[name] == 0 {
+				delete(p.names, name)
+			}
+		}
+		if p.used == 0 && len(p.names) == 0 {
+			delete(i.generic, g.GetKind())
+		}
+	}
+}
+
+// free is how many of a kind nobody has. It can be less than 0, after a node's
+// configuration was changed.
+func (i *nodeInfo) free(kind string) int64 {
+	n := generic.Total(generic.Of(i.node.GetDescription().GetResources().GetGeneric(), kind))
+	if p := i.generic[kind]; p != nil {
+		n -= p.used
+	}
+	return n
+}
+
+// Give says what a task of r is given of the generic resources of a node that can run
+// it.
+func (c *Cluster) Give(r *Request, nodeID string) (out []*taskpb.GenericResource) {
+	info := c.nodes[nodeID]
+	if info == nil {
+		return nil
+	}
+	for _, g := range r.generic {
+		have := generic.Of(info.node.GetDescription().GetResources().GetGeneric(), g.GetKind())
+		p := info.generic[g.GetKind()]
+		given, ok := generic.Choose(have, func(name string) bool { return p != nil && p.names[name] > 0 }, g.GetCount())
+		if !ok {
+			return nil // the node refuses what it was not given
+		}
+		out = append(out, given)
+	}
+	return out
 }
 
 func without(list []string, s string) []string {

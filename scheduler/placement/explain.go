@@ -8,16 +8,32 @@ type Verdict struct {
 	// ServiceTasks and Tasks are those that may have a container there: of the
 	// request's service, and of all.
 	ServiceTasks, Tasks int
+	// Values are what it has of each of the request's preferences.
+	Values []string
 }
+
+// Levels are the preferences of a request, the widest first: "node.labels.zone".
+func (r *Request) Levels() (out []string) {
+	for _, p := range r.preferences {
+		out = append(out, p.Over())
+	}
+	return out
+}
+
+// Packs reports whether nodes are filled one after the other for a request.
+func (c *Cluster) Packs(r *Request) bool { return c.packs(r) }
 
 // Explain asks every node, in no order.
 func (c *Cluster) Explain(r *Request) []Verdict {
 	out := make([]Verdict, 0, len(c.nodes))
 	own := c.services[r.ServiceID]
 	for id, info := range c.nodes {
-		v := Verdict{NodeID: id, ServiceTasks: own[info], Tasks: info.live}
-		if why := info.refuses(r, own[info], 0); why != nil {
+		v := Verdict{NodeID: id, ServiceTasks: own[info].live, Tasks: info.live}
+		if why := info.refuses(r, own[info].live, 0); why != nil {
 			v.Reason = why.one
+		}
+		for _, p := range r.preferences {
+			v.Values = append(v.Values, value(info.node, p))
 		}
 		out = append(out, v)
 	}

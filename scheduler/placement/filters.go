@@ -21,6 +21,14 @@ func (i *nodeInfo) refuses(r *Request, own, added int) *reason {
 		// What does not depend on the tasks there was asked for the first one.
 		return i.fullReason(r, own, added)
 	}
+	if why := i.barred(r); why != nil {
+		return why
+	}
+	return i.fullReason(r, own, 0)
+}
+
+// barred is why the node cannot run a task of r, however empty it is.
+func (i *nodeInfo) barred(r *Request) *reason {
 	if i.closed != nil {
 		return i.closed
 	}
@@ -33,10 +41,7 @@ func (i *nodeInfo) refuses(r *Request, own, added int) *reason {
 	if r.mesh && i.unmeshed != nil {
 		return i.unmeshed
 	}
-	if why := needReason(r, i.node); why != nil {
-		return why
-	}
-	return i.fullReason(r, own, 0)
+	return needReason(r, i.node)
 }
 
 // needReason keeps tasks away from a node that lacks what their networks or
@@ -145,6 +150,13 @@ func attribute(n *schedulerpb.Node, c spec.Constraint) (string, bool) {
 	return v, ok
 }
 
+// value is what a node has of what tasks are spread over; those that have nothing are
+// alike.
+func value(n *schedulerpb.Node, p spec.Preference) string {
+	v, _ := attribute(n, spec.Constraint{Attribute: p.Attribute, Label: p.Label})
+	return v
+}
+
 // platformReason compares only where both sides are known.
 func platformReason(r *Request, n *schedulerpb.Node) *reason {
 	d := n.GetDescription()
@@ -178,10 +190,15 @@ func (i *nodeInfo) fullReason(r *Request, own, added int) *reason {
 	if r.memory > 0 && !fits(have.GetMemoryBytes()-i.memory, r.memory, n) {
 		return lacks(10, bytes(r.memory)+" of free memory")
 	}
+	for _, g := range r.generic {
+		if !fits(i.free(g.GetKind()), g.GetCount(), n) {
+			return lacks(11, fmt.Sprintf("%d free %s", g.GetCount(), g.GetKind()))
+		}
+	}
 	for _, p := range r.ports {
 		if added > 0 || i.portTaken(p) {
 			text := fmt.Sprintf("port %d/%s in use", p.GetPublished(), spec.ProtocolName(p.GetProtocol()))
-			return &reason{11, "has " + text, "have " + text}
+			return &reason{12, "has " + text, "have " + text}
 		}
 	}
 	return nil

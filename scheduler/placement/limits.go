@@ -12,6 +12,14 @@ const (
 	// the ended ones that they are told of.
 	MaxTasksPerNode = 3000
 
+	// maxVictims bounds the tasks that are stopped for one.
+	maxVictims = 16
+
+	// A task moves to a less loaded node only where that has at least minLoadGain tasks
+	// fewer, and a loadShare of them.
+	minLoadGain = 3
+	loadShare   = 5
+
 	// maxReasons bounds the different reasons in one refusal, so that it stays
 	// a line.
 	maxReasons = 6

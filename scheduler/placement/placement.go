@@ -2,10 +2,15 @@
 // where there is none.
 //
 // It owns the filters (ready, availability, features, constraints, platform, the mesh,
-// most tasks of a service on a node, resources, host ports) and the order among the nodes that pass them: first
-// those where the service's tasks do not keep failing, then those with the
-// fewest tasks of the service, then with the fewest tasks at all, then by id, so
-// that the same state always gives the same answer.
+// most tasks of a service on a node, resources, host ports) and the order among the nodes
+// that pass them: first those where the service's tasks do not keep failing; then, level
+// by level, those of the zone that has the fewest tasks of the service; then those with
+// the fewest tasks of the service, then with the fewest tasks at all, then by id, so that
+// the same state always gives the same answer. Who packs has the fullest first in the
+// place of the fewest tasks.
+//
+// It also says whom a task of a higher priority takes the place of (Preempt), and which
+// task is not where it would be placed today (Surplus). Both only say so.
 //
 // It refuses to read or write the store and knows no time but the one it is
 // given. A Cluster holds what the filters look at, one entry a node, and is kept
@@ -36,6 +41,8 @@ type Request struct {
 	Networks []*taskpb.NetworkUse
 	// Ingress: they are on the network that carries the service's published ports.
 	Ingress bool
+	// Priority: tasks of a lower one may be stopped for it.
+	Priority uint32
 
 	nanoCPUs, memory int64
 	ports            []*taskpb.Port
@@ -43,6 +50,10 @@ type Request struct {
 	constraints      []spec.Constraint
 	features         []string
 	maxPerNode       int
+	preferences      []spec.Preference
+	strategy         taskpb.Strategy
+	generic          []*taskpb.GenericResource
+	reserves         bool
 	mesh             bool // its networks span nodes
 }
 
@@ -61,6 +72,17 @@ func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec, feature func
 		platforms: t.GetPlatforms(),
 
 		maxPerNode: int(t.GetMaxPerNode()),
+		Priority:   t.GetPriority(),
+		strategy:   t.GetStrategy(),
+		generic:    t.GetReservations().GetGeneric(),
+		reserves:   spec.Reserves(t),
+	}
+	for _, text := range t.GetPreferences() {
+		p, err := spec.ParsePreference(text)
+		if err != nil {
+			return nil, err
+		}
+		r.preferences = append(r.preferences, p)
 	}
 	r.features = confine.Features(t.GetContainer())
 	for _, n := range t.GetNetworks() {
@@ -86,6 +108,9 @@ func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec, feature func
 	return r, nil
 }
 
+// SetStrategy says how nodes are chosen for requests that do not say themselves.
+func (c *Cluster) SetStrategy(s taskpb.Strategy) { c.strategy = s }
+
 // Place chooses nodes for n equal tasks, one entry each, in order. Where fewer
 // than n fit, the refusal says why for the rest. It reserves nothing: SetTask
 // does, once the caller has made up its mind.
@@ -93,29 +118,10 @@ func (c *Cluster) Place(r *Request, n int, now time.Time) ([]string, *Refusal) {
 	if n <= 0 {
 		return nil, nil
 	}
-	h := make(candidates, 0, len(c.nodes))
-	refusal := &Refusal{}
-	own, failures := c.services[r.ServiceID], c.failures[revisionKey{r.ServiceID, r.Revision}]
-	for _, info := range c.nodes {
-		here := own[info]
-		if why := info.refuses(r, here, 0); why != nil {
-			refusal.add(*why)
-			continue
-		}
-		h = append(h, candidate{info: info, failing: failing(failures[info], now), service: here, live: info.live})
-	}
-	h.init()
+	root, refusal := c.tree(r, now)
 	chosen := make([]string, 0, n)
-	for len(chosen) < n && len(h) > 0 {
-		best := &h[0]
-		chosen = append(chosen, best.info.node.GetId())
-		best.added++
-		if why := best.info.refuses(r, best.service, best.added); why != nil {
-			refusal.add(*why)
-			h[0] = h[len(h)-1]
-			h = h[:len(h)-1]
-		}
-		h.down(0)
+	for len(chosen) < n && !root.empty() {
+		chosen = append(chosen, root.take(r, refusal))
 	}
 	if len(chosen) == n {
 		return chosen, nil
@@ -128,7 +134,7 @@ func (c *Cluster) Check(r *Request, nodeID string) *Refusal {
 	info, ok := c.nodes[nodeID]
 	why := same(0, "gone")
 	if ok {
-		why = info.refuses(r, c.services[r.ServiceID][info], 0)
+		why = info.refuses(r, c.services[r.ServiceID][info].live, 0)
 	}
 	if why == nil {
 		return nil
@@ -149,54 +155,3 @@ func (r *Request) Matches(n *schedulerpb.Node) bool {
 // Able reports whether a node has the features that new tasks need. Those that are
 // there stay without.
 func (r *Request) Able(n *schedulerpb.Node) bool { return needReason(r, n) == nil }
-
-// candidate is a node in the order of preference.
-type candidate struct {
-	info          *nodeInfo
-	failing       bool
-	service, live int // tasks before
-	added         int // tasks this Place has put there
-}
-
-func (a *candidate) before(b *candidate) bool {
-	if a.failing != b.failing {
-		return !a.failing
-	}
-	if x, y := a.service+a.added, b.service+b.added; x != y {
-		return x < y
-	}
-	if x, y := a.live+a.added, b.live+b.added; x != y {
-		return x < y
-	}
-	if a.info.order != b.info.order {
-		return a.info.order < b.info.order
-	}
-	return a.info.node.GetId() < b.info.node.GetId()
-}
-
-// candidates is a heap, the best first. container/heap would call every
-// comparison through an interface, and those are all that Place does for long.
-type candidates []candidate
-
-func (h candidates) init() {
-	for i := len(h)/2 - 1; i >= 0; i-- {
-		h.down(i)
-	}
-}
-
-// down puts the i-th in its place among those below it.
-func (h candidates) down(i int) {
-	for {
-		best := i
-		for child := 2*i + 1; child <= 2*i+2 && child < len(h); child++ {
-			if h[child].before(&h[best]) {
-				best = child
-			}
-		}
-		if best == i {
-			return
-		}
-		h[i], h[best] = h[best], h[i]
-		i = best
-	}
-}

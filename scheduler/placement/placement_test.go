@@ -12,6 +12,7 @@ import (
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -313,12 +314,45 @@ func BenchmarkPlace(b *testing.B) {
 			for i := range size.nodes {
 				c.SetNode(node(fmt.Sprintf("%06d", i)))
 			}
-			r := &Request{ServiceID: "svc", nanoCPUs: 1e6, memory: 1 << 20}
-			for b.Loop() {
-				if got, why := c.Place(r, size.tasks, now); why != nil || len(got) != size.tasks {
-					b.Fatal(why)
+			place := func(b *testing.B, r *Request) {
+				for b.Loop() {
+					if got, why := c.Place(r, size.tasks, now); why != nil || len(got) != size.tasks {
+						b.Fatal(why)
+					}
 				}
 			}
+			b.Run("spread", func(b *testing.B) { place(b, &Request{ServiceID: "svc", nanoCPUs: 1e6, memory: 1 << 20}) })
+			for id, n := range c.nodes {
+				zone, rack := n.order%3, n.order/256%40
+				c.SetNode(node(id, labelled(fmt.Sprint("zone=", zone), fmt.Sprint("rack=", rack))))
+			}
+			b.Run("zones and racks", func(b *testing.B) {
+				place(b, compile(b, "svc", &taskpb.TaskSpec{Preferences: zoned, Reservations: &taskpb.Resources{NanoCpus: 1e6}}))
+			})
+			b.Run("packed", func(b *testing.B) {
+				place(b, compile(b, "svc", &taskpb.TaskSpec{Strategy: spec.BinPack, Reservations: &taskpb.Resources{NanoCpus: 1e6, MemoryBytes: 1 << 20}}))
+			})
 		})
+	}
+}
+
+// BenchmarkPreempt looks at 100,000 tasks for whom to stop.
+func BenchmarkPreempt(b *testing.B) {
+	c := NewCluster()
+	low := weighing(b, "low", 0, 0)
+	low.nanoCPUs = 4e7
+	for i := range 1000 {
+		id := fmt.Sprintf("%06d", i)
+		c.SetNode(node(id))
+		for j := range 100 {
+			c.SetTask(task(fmt.Sprint(id, "-", j), "low", id, store.Running), low)
+		}
+	}
+	r := weighing(b, "high", 1, 10)
+	r.nanoCPUs = 2e8
+	for b.Loop() {
+		if p, ok := c.Preempt(r, "", now); !ok || len(p.Victims) != 5 {
+			b.Fatal(p)
+		}
 	}
 }

@@ -338,6 +338,60 @@ func (UpdateStatus_State) EnumDescriptor() ([]byte, []int) {
 	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{1, 0}
 }
 
+type RebalanceStatus_State int32
+
+const (
+	RebalanceStatus_STATE_UNSPECIFIED RebalanceStatus_State = 0
+	RebalanceStatus_STATE_MOVING      RebalanceStatus_State = 1
+	// No move gains anything.
+	RebalanceStatus_STATE_COMPLETED RebalanceStatus_State = 2
+	// A replacement did not come up: what serves stays where it is.
+	RebalanceStatus_STATE_STOPPED RebalanceStatus_State = 3
+)
+
+// Enum value maps for RebalanceStatus_State.
+var (
+	RebalanceStatus_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_MOVING",
+		2: "STATE_COMPLETED",
+		3: "STATE_STOPPED",
+	}
+	RebalanceStatus_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_MOVING":      1,
+		"STATE_COMPLETED":   2,
+		"STATE_STOPPED":     3,
+	}
+)
+
+func (x RebalanceStatus_State) Enum() *RebalanceStatus_State {
+	p := new(RebalanceStatus_State)
+	*p = x
+	return p
+}
+
+func (x RebalanceStatus_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RebalanceStatus_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_schedulerpb_types_proto_enumTypes[5].Descriptor()
+}
+
+func (RebalanceStatus_State) Type() protoreflect.EnumType {
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[5]
+}
+
+func (x RebalanceStatus_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RebalanceStatus_State.Descriptor instead.
+func (RebalanceStatus_State) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{2, 0}
+}
+
 type ServiceRun_State int32
 
 const (
@@ -383,11 +437,11 @@ func (x ServiceRun_State) String() string {
 }
 
 func (ServiceRun_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[5].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[6].Descriptor()
 }
 
 func (ServiceRun_State) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[5]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[6]
 }
 
 func (x ServiceRun_State) Number() protoreflect.EnumNumber {
@@ -396,7 +450,7 @@ func (x ServiceRun_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ServiceRun_State.Descriptor instead.
 func (ServiceRun_State) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3, 0}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type UpdateConfig_FailureAction int32
@@ -436,11 +490,11 @@ func (x UpdateConfig_FailureAction) String() string {
 }
 
 func (UpdateConfig_FailureAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[6].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[7].Descriptor()
 }
 
 func (UpdateConfig_FailureAction) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[6]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[7]
 }
 
 func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
@@ -449,7 +503,7 @@ func (x UpdateConfig_FailureAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_FailureAction.Descriptor instead.
 func (UpdateConfig_FailureAction) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6, 0}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type UpdateConfig_Order int32
@@ -487,11 +541,11 @@ func (x UpdateConfig_Order) String() string {
 }
 
 func (UpdateConfig_Order) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[7].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[8].Descriptor()
 }
 
 func (UpdateConfig_Order) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[7]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[8]
 }
 
 func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
@@ -500,7 +554,7 @@ func (x UpdateConfig_Order) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UpdateConfig_Order.Descriptor instead.
 func (UpdateConfig_Order) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6, 1}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9, 1}
 }
 
 // What is done with a run that is due while another goes on.
@@ -542,11 +596,11 @@ func (x Schedule_Concurrency) String() string {
 }
 
 func (Schedule_Concurrency) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_schedulerpb_types_proto_enumTypes[8].Descriptor()
+	return file_scheduler_schedulerpb_types_proto_enumTypes[9].Descriptor()
 }
 
 func (Schedule_Concurrency) Type() protoreflect.EnumType {
-	return &file_scheduler_schedulerpb_types_proto_enumTypes[8]
+	return &file_scheduler_schedulerpb_types_proto_enumTypes[9]
 }
 
 func (x Schedule_Concurrency) Number() protoreflect.EnumNumber {
@@ -555,7 +609,7 @@ func (x Schedule_Concurrency) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Schedule_Concurrency.Descriptor instead.
 func (Schedule_Concurrency) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12, 0}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type Service struct {
@@ -585,6 +639,9 @@ type Service struct {
 	Due int64 `protobuf:"varint,11,opt,name=due,proto3" json:"due,omitempty"`
 	// Unix nanoseconds since when its schedule does not count; 0: it does.
 	SuspendedSince int64 `protobuf:"varint,12,opt,name=suspended_since,json=suspendedSince,proto3" json:"suspended_since,omitempty"`
+	// Of the last time that its tasks were moved so that they are where they would be
+	// placed today; none: that was never asked for.
+	RebalanceStatus *RebalanceStatus `protobuf:"bytes,13,opt,name=rebalance_status,json=rebalanceStatus,proto3" json:"rebalance_status,omitempty"`
 	// A redoubt.lock.v1.Signed of spec; empty: nobody signed it.
 	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -696,6 +753,13 @@ func (x *Service) GetSuspendedSince() int64 {
 		return x.SuspendedSince
 	}
 	return 0
+}
+
+func (x *Service) GetRebalanceStatus() *RebalanceStatus {
+	if x != nil {
+		return x.RebalanceStatus
+	}
+	return nil
 }
 
 func (x *Service) GetSigned() []byte {
@@ -815,6 +879,212 @@ func (x *UpdateStatus) GetNewestRevision() uint64 {
 	return 0
 }
 
+// RebalanceStatus is how far a service's tasks are on their way to where they would be
+// placed today.
+type RebalanceStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State RebalanceStatus_State  `protobuf:"varint,1,opt,name=state,proto3,enum=redoubt.scheduler.v1.RebalanceStatus_State" json:"state,omitempty"`
+	// Unix nanoseconds; completed_at is 0 until it is.
+	StartedAt   int64 `protobuf:"varint,2,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	CompletedAt int64 `protobuf:"varint,3,opt,name=completed_at,json=completedAt,proto3" json:"completed_at,omitempty"`
+	// Tasks that were told to make way.
+	Moves uint32 `protobuf:"varint,4,opt,name=moves,proto3" json:"moves,omitempty"`
+	// For people.
+	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// It was not asked for, but began when there were other nodes.
+	Automatic     bool `protobuf:"varint,6,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceStatus) Reset() {
+	*x = RebalanceStatus{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceStatus) ProtoMessage() {}
+
+func (x *RebalanceStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceStatus.ProtoReflect.Descriptor instead.
+func (*RebalanceStatus) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RebalanceStatus) GetState() RebalanceStatus_State {
+	if x != nil {
+		return x.State
+	}
+	return RebalanceStatus_STATE_UNSPECIFIED
+}
+
+func (x *RebalanceStatus) GetStartedAt() int64 {
+	if x != nil {
+		return x.StartedAt
+	}
+	return 0
+}
+
+func (x *RebalanceStatus) GetCompletedAt() int64 {
+	if x != nil {
+		return x.CompletedAt
+	}
+	return 0
+}
+
+func (x *RebalanceStatus) GetMoves() uint32 {
+	if x != nil {
+		return x.Moves
+	}
+	return 0
+}
+
+func (x *RebalanceStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *RebalanceStatus) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
+// RebalanceConfig is when tasks are moved without being asked to.
+type RebalanceConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When nodes come, one task at a time, each after another serves in its place.
+	Automatic bool `protobuf:"varint,1,opt,name=automatic,proto3" json:"automatic,omitempty"`
+	// Nanoseconds from when a replacement serves until the next moves; 0: one minute.
+	PauseNs       int64 `protobuf:"varint,2,opt,name=pause_ns,json=pauseNs,proto3" json:"pause_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceConfig) Reset() {
+	*x = RebalanceConfig{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceConfig) ProtoMessage() {}
+
+func (x *RebalanceConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceConfig.ProtoReflect.Descriptor instead.
+func (*RebalanceConfig) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RebalanceConfig) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
+}
+
+func (x *RebalanceConfig) GetPauseNs() int64 {
+	if x != nil {
+		return x.PauseNs
+	}
+	return 0
+}
+
+// PlacementConfig ("cluster") is what holds for services that do not say.
+type PlacementConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *raftstorepb.Meta      `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Strategy      taskpb.Strategy        `protobuf:"varint,3,opt,name=strategy,proto3,enum=redoubt.task.v1.Strategy" json:"strategy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlacementConfig) Reset() {
+	*x = PlacementConfig{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlacementConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlacementConfig) ProtoMessage() {}
+
+func (x *PlacementConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlacementConfig.ProtoReflect.Descriptor instead.
+func (*PlacementConfig) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *PlacementConfig) GetMeta() *raftstorepb.Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *PlacementConfig) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PlacementConfig) GetStrategy() taskpb.Strategy {
+	if x != nil {
+		return x.Strategy
+	}
+	return taskpb.Strategy(0)
+}
+
 // ServiceSpecRecord ("<service id>/<number>") is one spec that a service had. Some
 // are kept, the newest ones.
 type ServiceSpecRecord struct {
@@ -838,7 +1108,7 @@ type ServiceSpecRecord struct {
 
 func (x *ServiceSpecRecord) Reset() {
 	*x = ServiceSpecRecord{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -850,7 +1120,7 @@ func (x *ServiceSpecRecord) String() string {
 func (*ServiceSpecRecord) ProtoMessage() {}
 
 func (x *ServiceSpecRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[2]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -863,7 +1133,7 @@ func (x *ServiceSpecRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceSpecRecord.ProtoReflect.Descriptor instead.
 func (*ServiceSpecRecord) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ServiceSpecRecord) GetMeta() *raftstorepb.Meta {
@@ -964,7 +1234,7 @@ type ServiceRun struct {
 
 func (x *ServiceRun) Reset() {
 	*x = ServiceRun{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1246,7 @@ func (x *ServiceRun) String() string {
 func (*ServiceRun) ProtoMessage() {}
 
 func (x *ServiceRun) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1259,7 @@ func (x *ServiceRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceRun.ProtoReflect.Descriptor instead.
 func (*ServiceRun) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ServiceRun) GetMeta() *raftstorepb.Meta {
@@ -1122,7 +1392,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1404,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1417,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Revision) GetMeta() *raftstorepb.Meta {
@@ -1206,15 +1476,17 @@ type ServiceSpec struct {
 	IngressConstraints []string `protobuf:"bytes,7,rep,name=ingress_constraints,json=ingressConstraints,proto3" json:"ingress_constraints,omitempty"`
 	// How its tasks are replaced when task changes, and when it is rolled back; none:
 	// one by one, and no more after the first that fails.
-	Update        *UpdateConfig `protobuf:"bytes,11,opt,name=update,proto3" json:"update,omitempty"`
-	Rollback      *UpdateConfig `protobuf:"bytes,12,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	Update   *UpdateConfig `protobuf:"bytes,11,opt,name=update,proto3" json:"update,omitempty"`
+	Rollback *UpdateConfig `protobuf:"bytes,12,opt,name=rollback,proto3" json:"rollback,omitempty"`
+	// None: its tasks stay where they are. Replicated services only.
+	Rebalance     *RebalanceConfig `protobuf:"bytes,13,opt,name=rebalance,proto3" json:"rebalance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ServiceSpec) Reset() {
 	*x = ServiceSpec{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1498,7 @@ func (x *ServiceSpec) String() string {
 func (*ServiceSpec) ProtoMessage() {}
 
 func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1511,7 @@ func (x *ServiceSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceSpec.ProtoReflect.Descriptor instead.
 func (*ServiceSpec) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ServiceSpec) GetName() string {
@@ -1341,6 +1613,13 @@ func (x *ServiceSpec) GetRollback() *UpdateConfig {
 	return nil
 }
 
+func (x *ServiceSpec) GetRebalance() *RebalanceConfig {
+	if x != nil {
+		return x.Rebalance
+	}
+	return nil
+}
+
 type isServiceSpec_Mode interface {
 	isServiceSpec_Mode()
 }
@@ -1389,7 +1668,7 @@ type UpdateConfig struct {
 
 func (x *UpdateConfig) Reset() {
 	*x = UpdateConfig{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1680,7 @@ func (x *UpdateConfig) String() string {
 func (*UpdateConfig) ProtoMessage() {}
 
 func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1693,7 @@ func (x *UpdateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfig.ProtoReflect.Descriptor instead.
 func (*UpdateConfig) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateConfig) GetParallelism() uint64 {
@@ -1473,7 +1752,7 @@ type PublishedPort struct {
 
 func (x *PublishedPort) Reset() {
 	*x = PublishedPort{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1764,7 @@ func (x *PublishedPort) String() string {
 func (*PublishedPort) ProtoMessage() {}
 
 func (x *PublishedPort) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1777,7 @@ func (x *PublishedPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublishedPort.ProtoReflect.Descriptor instead.
 func (*PublishedPort) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PublishedPort) GetMeta() *raftstorepb.Meta {
@@ -1531,7 +1810,7 @@ type Replicated struct {
 
 func (x *Replicated) Reset() {
 	*x = Replicated{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1822,7 @@ func (x *Replicated) String() string {
 func (*Replicated) ProtoMessage() {}
 
 func (x *Replicated) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1835,7 @@ func (x *Replicated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replicated.ProtoReflect.Descriptor instead.
 func (*Replicated) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Replicated) GetReplicas() uint64 {
@@ -1574,7 +1853,7 @@ type Global struct {
 
 func (x *Global) Reset() {
 	*x = Global{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1865,7 @@ func (x *Global) String() string {
 func (*Global) ProtoMessage() {}
 
 func (x *Global) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1878,7 @@ func (x *Global) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Global.ProtoReflect.Descriptor instead.
 func (*Global) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
 }
 
 // ReplicatedJob is over when so many of its tasks have completed.
@@ -1614,7 +1893,7 @@ type ReplicatedJob struct {
 
 func (x *ReplicatedJob) Reset() {
 	*x = ReplicatedJob{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1905,7 @@ func (x *ReplicatedJob) String() string {
 func (*ReplicatedJob) ProtoMessage() {}
 
 func (x *ReplicatedJob) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1918,7 @@ func (x *ReplicatedJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicatedJob.ProtoReflect.Descriptor instead.
 func (*ReplicatedJob) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReplicatedJob) GetMaxConcurrent() uint64 {
@@ -1665,7 +1944,7 @@ type GlobalJob struct {
 
 func (x *GlobalJob) Reset() {
 	*x = GlobalJob{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1677,7 +1956,7 @@ func (x *GlobalJob) String() string {
 func (*GlobalJob) ProtoMessage() {}
 
 func (x *GlobalJob) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1690,7 +1969,7 @@ func (x *GlobalJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalJob.ProtoReflect.Descriptor instead.
 func (*GlobalJob) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{14}
 }
 
 type Schedule struct {
@@ -1710,7 +1989,7 @@ type Schedule struct {
 
 func (x *Schedule) Reset() {
 	*x = Schedule{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +2001,7 @@ func (x *Schedule) String() string {
 func (*Schedule) ProtoMessage() {}
 
 func (x *Schedule) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +2014,7 @@ func (x *Schedule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Schedule.ProtoReflect.Descriptor instead.
 func (*Schedule) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Schedule) GetExpression() string {
@@ -1801,14 +2080,22 @@ type Task struct {
 	Iteration uint64 `protobuf:"varint,14,opt,name=iteration,proto3" json:"iteration,omitempty"`
 	// Unix nanoseconds of the managers' clock when it was heard that it runs; 0: it
 	// never was.
-	RunningAt     int64 `protobuf:"varint,15,opt,name=running_at,json=runningAt,proto3" json:"running_at,omitempty"`
+	RunningAt int64 `protobuf:"varint,15,opt,name=running_at,json=runningAt,proto3" json:"running_at,omitempty"`
+	// Id of the task of a higher priority that this one was stopped for; empty: it was
+	// not.
+	PreemptedBy string `protobuf:"bytes,16,opt,name=preempted_by,json=preemptedBy,proto3" json:"preempted_by,omitempty"`
+	// Id of the task of its slot, elsewhere, for which it ends when that one runs; empty:
+	// it stays.
+	MakesWayFor string `protobuf:"bytes,17,opt,name=makes_way_for,json=makesWayFor,proto3" json:"makes_way_for,omitempty"`
+	// What it was given of its node's, with its node: all that its revision reserves.
+	Generic       []*taskpb.GenericResource `protobuf:"bytes,18,rep,name=generic,proto3" json:"generic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2107,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2120,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Task) GetMeta() *raftstorepb.Meta {
@@ -1941,6 +2228,27 @@ func (x *Task) GetRunningAt() int64 {
 	return 0
 }
 
+func (x *Task) GetPreemptedBy() string {
+	if x != nil {
+		return x.PreemptedBy
+	}
+	return ""
+}
+
+func (x *Task) GetMakesWayFor() string {
+	if x != nil {
+		return x.MakesWayFor
+	}
+	return ""
+}
+
+func (x *Task) GetGeneric() []*taskpb.GenericResource {
+	if x != nil {
+		return x.Generic
+	}
+	return nil
+}
+
 type TaskStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	State TaskState              `protobuf:"varint,1,opt,name=state,proto3,enum=redoubt.scheduler.v1.TaskState" json:"state,omitempty"`
@@ -1967,7 +2275,7 @@ type TaskStatus struct {
 
 func (x *TaskStatus) Reset() {
 	*x = TaskStatus{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2287,7 @@ func (x *TaskStatus) String() string {
 func (*TaskStatus) ProtoMessage() {}
 
 func (x *TaskStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2300,7 @@ func (x *TaskStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskStatus.ProtoReflect.Descriptor instead.
 func (*TaskStatus) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskStatus) GetState() TaskState {
@@ -2105,7 +2413,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2117,7 +2425,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2130,7 +2438,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Node) GetMeta() *raftstorepb.Meta {
@@ -2262,7 +2570,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2274,7 +2582,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2287,7 +2595,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeDescription) GetHostname() string {
@@ -2406,7 +2714,7 @@ type TicketState struct {
 
 func (x *TicketState) Reset() {
 	*x = TicketState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2726,7 @@ func (x *TicketState) String() string {
 func (*TicketState) ProtoMessage() {}
 
 func (x *TicketState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2739,7 @@ func (x *TicketState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TicketState.ProtoReflect.Descriptor instead.
 func (*TicketState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TicketState) GetSlotId() string {
@@ -2466,7 +2774,7 @@ type StoreKeyState struct {
 
 func (x *StoreKeyState) Reset() {
 	*x = StoreKeyState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2786,7 @@ func (x *StoreKeyState) String() string {
 func (*StoreKeyState) ProtoMessage() {}
 
 func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2799,7 @@ func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeyState.ProtoReflect.Descriptor instead.
 func (*StoreKeyState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StoreKeyState) GetEpoch() uint32 {
@@ -2541,7 +2849,7 @@ type ClockOffset struct {
 
 func (x *ClockOffset) Reset() {
 	*x = ClockOffset{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2553,7 +2861,7 @@ func (x *ClockOffset) String() string {
 func (*ClockOffset) ProtoMessage() {}
 
 func (x *ClockOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2566,7 +2874,7 @@ func (x *ClockOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockOffset.ProtoReflect.Descriptor instead.
 func (*ClockOffset) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ClockOffset) GetAheadNs() int64 {
@@ -2616,7 +2924,7 @@ type MeshState struct {
 
 func (x *MeshState) Reset() {
 	*x = MeshState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2936,7 @@ func (x *MeshState) String() string {
 func (*MeshState) ProtoMessage() {}
 
 func (x *MeshState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2949,7 @@ func (x *MeshState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshState.ProtoReflect.Descriptor instead.
 func (*MeshState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MeshState) GetAddress() string {
@@ -2766,7 +3074,7 @@ type MeshPeerState struct {
 
 func (x *MeshPeerState) Reset() {
 	*x = MeshPeerState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +3086,7 @@ func (x *MeshPeerState) String() string {
 func (*MeshPeerState) ProtoMessage() {}
 
 func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +3099,7 @@ func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshPeerState.ProtoReflect.Descriptor instead.
 func (*MeshPeerState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MeshPeerState) GetNodeId() string {
@@ -2868,7 +3176,7 @@ var File_scheduler_schedulerpb_types_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
-	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\xeb\x03\n" +
+	"!scheduler/schedulerpb/types.proto\x12\x14redoubt.scheduler.v1\x1a%raftstore/raftstorepb/raftstore.proto\x1a\x1bscheduler/taskpb/task.proto\"\xc3\x04\n" +
 	"\aService\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
@@ -2883,7 +3191,8 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x03run\x18\n" +
 	" \x01(\x04B\x04\xf0\xe5\x18\x03R\x03run\x12\x16\n" +
 	"\x03due\x18\v \x01(\x03B\x04\xf0\xe5\x18\x03R\x03due\x12-\n" +
-	"\x0fsuspended_since\x18\f \x01(\x03B\x04\xf0\xe5\x18\x03R\x0esuspendedSince\x12\x1c\n" +
+	"\x0fsuspended_since\x18\f \x01(\x03B\x04\xf0\xe5\x18\x03R\x0esuspendedSince\x12V\n" +
+	"\x10rebalance_status\x18\r \x01(\v2%.redoubt.scheduler.v1.RebalanceStatusB\x04\xf0\xe5\x18\x03R\x0frebalanceStatus\x12\x1c\n" +
 	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xf6\x03\n" +
 	"\fUpdateStatus\x12>\n" +
 	"\x05state\x18\x01 \x01(\x0e2(.redoubt.scheduler.v1.UpdateStatus.StateR\x05state\x12\x1d\n" +
@@ -2902,7 +3211,27 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x0fSTATE_COMPLETED\x10\x03\x1a\x04\xf8\xe5\x18\x03\x12 \n" +
 	"\x16STATE_ROLLBACK_STARTED\x10\x04\x1a\x04\xf8\xe5\x18\x03\x12\x1f\n" +
 	"\x15STATE_ROLLBACK_PAUSED\x10\x05\x1a\x04\xf8\xe5\x18\x03\x12\"\n" +
-	"\x18STATE_ROLLBACK_COMPLETED\x10\x06\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\x9b\x02\n" +
+	"\x18STATE_ROLLBACK_COMPLETED\x10\x06\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\xdc\x02\n" +
+	"\x0fRebalanceStatus\x12A\n" +
+	"\x05state\x18\x01 \x01(\x0e2+.redoubt.scheduler.v1.RebalanceStatus.StateR\x05state\x12\x1d\n" +
+	"\n" +
+	"started_at\x18\x02 \x01(\x03R\tstartedAt\x12!\n" +
+	"\fcompleted_at\x18\x03 \x01(\x03R\vcompletedAt\x12\x14\n" +
+	"\x05moves\x18\x04 \x01(\rR\x05moves\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12\x1c\n" +
+	"\tautomatic\x18\x06 \x01(\bR\tautomatic\"p\n" +
+	"\x05State\x12\x1b\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x16\n" +
+	"\fSTATE_MOVING\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x19\n" +
+	"\x0fSTATE_COMPLETED\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x17\n" +
+	"\rSTATE_STOPPED\x10\x03\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"P\n" +
+	"\x0fRebalanceConfig\x12\x1c\n" +
+	"\tautomatic\x18\x01 \x01(\bR\tautomatic\x12\x19\n" +
+	"\bpause_ns\x18\x02 \x01(\x03R\apauseNs:\x04\xe8\xe5\x18\x03\"\x8e\x01\n" +
+	"\x0fPlacementConfig\x12.\n" +
+	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
+	"\bstrategy\x18\x03 \x01(\x0e2\x19.redoubt.task.v1.StrategyR\bstrategy:\x04\xe8\xe5\x18\x03\"\x9b\x02\n" +
 	"\x11ServiceSpecRecord\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -2947,7 +3276,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\n" +
 	"service_id\x18\x03 \x01(\tR\tserviceId\x12-\n" +
 	"\x04spec\x18\x04 \x01(\v2\x19.redoubt.task.v1.TaskSpecR\x04spec\x12\x1c\n" +
-	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\xc2\x06\n" +
+	"\x06signed\x18< \x01(\fB\x04\xf0\xe5\x18\x03R\x06signed\"\x8d\a\n" +
 	"\vServiceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12E\n" +
 	"\x06labels\x18\x02 \x03(\v2-.redoubt.scheduler.v1.ServiceSpec.LabelsEntryR\x06labels\x12B\n" +
@@ -2964,7 +3293,8 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\rendpoint_mode\x18\x06 \x01(\x0e2\".redoubt.scheduler.v1.EndpointModeB\x04\xf0\xe5\x18\x03R\fendpointMode\x125\n" +
 	"\x13ingress_constraints\x18\a \x03(\tB\x04\xf0\xe5\x18\x03R\x12ingressConstraints\x12@\n" +
 	"\x06update\x18\v \x01(\v2\".redoubt.scheduler.v1.UpdateConfigB\x04\xf0\xe5\x18\x03R\x06update\x12D\n" +
-	"\brollback\x18\f \x01(\v2\".redoubt.scheduler.v1.UpdateConfigB\x04\xf0\xe5\x18\x03R\brollback\x1a9\n" +
+	"\brollback\x18\f \x01(\v2\".redoubt.scheduler.v1.UpdateConfigB\x04\xf0\xe5\x18\x03R\brollback\x12I\n" +
+	"\trebalance\x18\r \x01(\v2%.redoubt.scheduler.v1.RebalanceConfigB\x04\xf0\xe5\x18\x03R\trebalance\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
@@ -3010,7 +3340,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x17CONCURRENCY_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
 	"\x11CONCURRENCY_ALLOW\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1c\n" +
 	"\x12CONCURRENCY_FORBID\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x1d\n" +
-	"\x13CONCURRENCY_REPLACE\x10\x03\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\xb1\x04\n" +
+	"\x13CONCURRENCY_REPLACE\x10\x03\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"\xc6\x05\n" +
 	"\x04Task\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -3031,7 +3361,10 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\vattachments\x18\r \x03(\v2\x1b.redoubt.task.v1.AttachmentB\x04\xf0\xe5\x18\x03R\vattachments\x12\"\n" +
 	"\titeration\x18\x0e \x01(\x04B\x04\xf0\xe5\x18\x03R\titeration\x12#\n" +
 	"\n" +
-	"running_at\x18\x0f \x01(\x03B\x04\xf0\xe5\x18\x03R\trunningAt\"\x93\x03\n" +
+	"running_at\x18\x0f \x01(\x03B\x04\xf0\xe5\x18\x03R\trunningAt\x12'\n" +
+	"\fpreempted_by\x18\x10 \x01(\tB\x04\xf0\xe5\x18\x03R\vpreemptedBy\x12(\n" +
+	"\rmakes_way_for\x18\x11 \x01(\tB\x04\xf0\xe5\x18\x03R\vmakesWayFor\x12@\n" +
+	"\ageneric\x18\x12 \x03(\v2 .redoubt.task.v1.GenericResourceB\x04\xf0\xe5\x18\x03R\ageneric\"\x93\x03\n" +
 	"\n" +
 	"TaskStatus\x125\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1f.redoubt.scheduler.v1.TaskStateR\x05state\x12\x0e\n" +
@@ -3188,105 +3521,117 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_types_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(EndpointMode)(0),               // 0: redoubt.scheduler.v1.EndpointMode
 	(TaskState)(0),                  // 1: redoubt.scheduler.v1.TaskState
 	(Availability)(0),               // 2: redoubt.scheduler.v1.Availability
 	(NodeState)(0),                  // 3: redoubt.scheduler.v1.NodeState
 	(UpdateStatus_State)(0),         // 4: redoubt.scheduler.v1.UpdateStatus.State
-	(ServiceRun_State)(0),           // 5: redoubt.scheduler.v1.ServiceRun.State
-	(UpdateConfig_FailureAction)(0), // 6: redoubt.scheduler.v1.UpdateConfig.FailureAction
-	(UpdateConfig_Order)(0),         // 7: redoubt.scheduler.v1.UpdateConfig.Order
-	(Schedule_Concurrency)(0),       // 8: redoubt.scheduler.v1.Schedule.Concurrency
-	(*Service)(nil),                 // 9: redoubt.scheduler.v1.Service
-	(*UpdateStatus)(nil),            // 10: redoubt.scheduler.v1.UpdateStatus
-	(*ServiceSpecRecord)(nil),       // 11: redoubt.scheduler.v1.ServiceSpecRecord
-	(*ServiceRun)(nil),              // 12: redoubt.scheduler.v1.ServiceRun
-	(*Revision)(nil),                // 13: redoubt.scheduler.v1.Revision
-	(*ServiceSpec)(nil),             // 14: redoubt.scheduler.v1.ServiceSpec
-	(*UpdateConfig)(nil),            // 15: redoubt.scheduler.v1.UpdateConfig
-	(*PublishedPort)(nil),           // 16: redoubt.scheduler.v1.PublishedPort
-	(*Replicated)(nil),              // 17: redoubt.scheduler.v1.Replicated
-	(*Global)(nil),                  // 18: redoubt.scheduler.v1.Global
-	(*ReplicatedJob)(nil),           // 19: redoubt.scheduler.v1.ReplicatedJob
-	(*GlobalJob)(nil),               // 20: redoubt.scheduler.v1.GlobalJob
-	(*Schedule)(nil),                // 21: redoubt.scheduler.v1.Schedule
-	(*Task)(nil),                    // 22: redoubt.scheduler.v1.Task
-	(*TaskStatus)(nil),              // 23: redoubt.scheduler.v1.TaskStatus
-	(*Node)(nil),                    // 24: redoubt.scheduler.v1.Node
-	(*NodeDescription)(nil),         // 25: redoubt.scheduler.v1.NodeDescription
-	(*TicketState)(nil),             // 26: redoubt.scheduler.v1.TicketState
-	(*StoreKeyState)(nil),           // 27: redoubt.scheduler.v1.StoreKeyState
-	(*ClockOffset)(nil),             // 28: redoubt.scheduler.v1.ClockOffset
-	(*MeshState)(nil),               // 29: redoubt.scheduler.v1.MeshState
-	(*MeshPeerState)(nil),           // 30: redoubt.scheduler.v1.MeshPeerState
-	nil,                             // 31: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                             // 32: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                             // 33: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	nil,                             // 34: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	nil,                             // 35: redoubt.scheduler.v1.MeshState.DroppedEntry
-	(*raftstorepb.Meta)(nil),        // 36: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil),       // 37: redoubt.task.v1.Attachment
-	(*taskpb.TaskSpec)(nil),         // 38: redoubt.task.v1.TaskSpec
-	(*taskpb.FileVersion)(nil),      // 39: redoubt.task.v1.FileVersion
-	(*taskpb.Resources)(nil),        // 40: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),          // 41: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),          // 42: redoubt.task.v1.Storage
+	(RebalanceStatus_State)(0),      // 5: redoubt.scheduler.v1.RebalanceStatus.State
+	(ServiceRun_State)(0),           // 6: redoubt.scheduler.v1.ServiceRun.State
+	(UpdateConfig_FailureAction)(0), // 7: redoubt.scheduler.v1.UpdateConfig.FailureAction
+	(UpdateConfig_Order)(0),         // 8: redoubt.scheduler.v1.UpdateConfig.Order
+	(Schedule_Concurrency)(0),       // 9: redoubt.scheduler.v1.Schedule.Concurrency
+	(*Service)(nil),                 // 10: redoubt.scheduler.v1.Service
+	(*UpdateStatus)(nil),            // 11: redoubt.scheduler.v1.UpdateStatus
+	(*RebalanceStatus)(nil),         // 12: redoubt.scheduler.v1.RebalanceStatus
+	(*RebalanceConfig)(nil),         // 13: redoubt.scheduler.v1.RebalanceConfig
+	(*PlacementConfig)(nil),         // 14: redoubt.scheduler.v1.PlacementConfig
+	(*ServiceSpecRecord)(nil),       // 15: redoubt.scheduler.v1.ServiceSpecRecord
+	(*ServiceRun)(nil),              // 16: redoubt.scheduler.v1.ServiceRun
+	(*Revision)(nil),                // 17: redoubt.scheduler.v1.Revision
+	(*ServiceSpec)(nil),             // 18: redoubt.scheduler.v1.ServiceSpec
+	(*UpdateConfig)(nil),            // 19: redoubt.scheduler.v1.UpdateConfig
+	(*PublishedPort)(nil),           // 20: redoubt.scheduler.v1.PublishedPort
+	(*Replicated)(nil),              // 21: redoubt.scheduler.v1.Replicated
+	(*Global)(nil),                  // 22: redoubt.scheduler.v1.Global
+	(*ReplicatedJob)(nil),           // 23: redoubt.scheduler.v1.ReplicatedJob
+	(*GlobalJob)(nil),               // 24: redoubt.scheduler.v1.GlobalJob
+	(*Schedule)(nil),                // 25: redoubt.scheduler.v1.Schedule
+	(*Task)(nil),                    // 26: redoubt.scheduler.v1.Task
+	(*TaskStatus)(nil),              // 27: redoubt.scheduler.v1.TaskStatus
+	(*Node)(nil),                    // 28: redoubt.scheduler.v1.Node
+	(*NodeDescription)(nil),         // 29: redoubt.scheduler.v1.NodeDescription
+	(*TicketState)(nil),             // 30: redoubt.scheduler.v1.TicketState
+	(*StoreKeyState)(nil),           // 31: redoubt.scheduler.v1.StoreKeyState
+	(*ClockOffset)(nil),             // 32: redoubt.scheduler.v1.ClockOffset
+	(*MeshState)(nil),               // 33: redoubt.scheduler.v1.MeshState
+	(*MeshPeerState)(nil),           // 34: redoubt.scheduler.v1.MeshPeerState
+	nil,                             // 35: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                             // 36: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                             // 37: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	nil,                             // 38: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	nil,                             // 39: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),        // 40: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),       // 41: redoubt.task.v1.Attachment
+	(taskpb.Strategy)(0),            // 42: redoubt.task.v1.Strategy
+	(*taskpb.TaskSpec)(nil),         // 43: redoubt.task.v1.TaskSpec
+	(*taskpb.GenericResource)(nil),  // 44: redoubt.task.v1.GenericResource
+	(*taskpb.FileVersion)(nil),      // 45: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),        // 46: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),          // 47: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),          // 48: redoubt.task.v1.Storage
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	36, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
-	14, // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	37, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
-	10, // 3: redoubt.scheduler.v1.Service.update_status:type_name -> redoubt.scheduler.v1.UpdateStatus
-	4,  // 4: redoubt.scheduler.v1.UpdateStatus.state:type_name -> redoubt.scheduler.v1.UpdateStatus.State
-	36, // 5: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
-	14, // 6: redoubt.scheduler.v1.ServiceSpecRecord.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	36, // 7: redoubt.scheduler.v1.ServiceRun.meta:type_name -> redoubt.raftstore.v1.Meta
-	5,  // 8: redoubt.scheduler.v1.ServiceRun.state:type_name -> redoubt.scheduler.v1.ServiceRun.State
-	36, // 9: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	38, // 10: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	31, // 11: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	17, // 12: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
-	18, // 13: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	19, // 14: redoubt.scheduler.v1.ServiceSpec.replicated_job:type_name -> redoubt.scheduler.v1.ReplicatedJob
-	20, // 15: redoubt.scheduler.v1.ServiceSpec.global_job:type_name -> redoubt.scheduler.v1.GlobalJob
-	21, // 16: redoubt.scheduler.v1.ServiceSpec.schedule:type_name -> redoubt.scheduler.v1.Schedule
-	38, // 17: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
-	0,  // 18: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	15, // 19: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
-	15, // 20: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
-	6,  // 21: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
-	7,  // 22: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
-	36, // 23: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
-	8,  // 24: redoubt.scheduler.v1.Schedule.concurrency:type_name -> redoubt.scheduler.v1.Schedule.Concurrency
-	36, // 25: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
-	1,  // 26: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
-	23, // 27: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	37, // 28: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
-	1,  // 29: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	37, // 30: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
-	39, // 31: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
-	36, // 32: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	2,  // 33: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	32, // 34: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
-	25, // 35: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	3,  // 36: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	40, // 37: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	41, // 38: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	33, // 39: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	42, // 40: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	27, // 41: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	34, // 42: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	26, // 43: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
-	35, // 44: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
-	30, // 45: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	40, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	18, // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	41, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	11, // 3: redoubt.scheduler.v1.Service.update_status:type_name -> redoubt.scheduler.v1.UpdateStatus
+	12, // 4: redoubt.scheduler.v1.Service.rebalance_status:type_name -> redoubt.scheduler.v1.RebalanceStatus
+	4,  // 5: redoubt.scheduler.v1.UpdateStatus.state:type_name -> redoubt.scheduler.v1.UpdateStatus.State
+	5,  // 6: redoubt.scheduler.v1.RebalanceStatus.state:type_name -> redoubt.scheduler.v1.RebalanceStatus.State
+	40, // 7: redoubt.scheduler.v1.PlacementConfig.meta:type_name -> redoubt.raftstore.v1.Meta
+	42, // 8: redoubt.scheduler.v1.PlacementConfig.strategy:type_name -> redoubt.task.v1.Strategy
+	40, // 9: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	18, // 10: redoubt.scheduler.v1.ServiceSpecRecord.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
+	40, // 11: redoubt.scheduler.v1.ServiceRun.meta:type_name -> redoubt.raftstore.v1.Meta
+	6,  // 12: redoubt.scheduler.v1.ServiceRun.state:type_name -> redoubt.scheduler.v1.ServiceRun.State
+	40, // 13: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	43, // 14: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	35, // 15: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	21, // 16: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
+	22, // 17: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
+	23, // 18: redoubt.scheduler.v1.ServiceSpec.replicated_job:type_name -> redoubt.scheduler.v1.ReplicatedJob
+	24, // 19: redoubt.scheduler.v1.ServiceSpec.global_job:type_name -> redoubt.scheduler.v1.GlobalJob
+	25, // 20: redoubt.scheduler.v1.ServiceSpec.schedule:type_name -> redoubt.scheduler.v1.Schedule
+	43, // 21: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	0,  // 22: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	19, // 23: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
+	19, // 24: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
+	13, // 25: redoubt.scheduler.v1.ServiceSpec.rebalance:type_name -> redoubt.scheduler.v1.RebalanceConfig
+	7,  // 26: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
+	8,  // 27: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
+	40, // 28: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	9,  // 29: redoubt.scheduler.v1.Schedule.concurrency:type_name -> redoubt.scheduler.v1.Schedule.Concurrency
+	40, // 30: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	1,  // 31: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
+	27, // 32: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	41, // 33: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	44, // 34: redoubt.scheduler.v1.Task.generic:type_name -> redoubt.task.v1.GenericResource
+	1,  // 35: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
+	41, // 36: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	45, // 37: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	40, // 38: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	2,  // 39: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
+	36, // 40: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	29, // 41: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	3,  // 42: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
+	46, // 43: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	47, // 44: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	37, // 45: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	48, // 46: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	31, // 47: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	38, // 48: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	30, // 49: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
+	39, // 50: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	34, // 51: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -3294,20 +3639,20 @@ func file_scheduler_schedulerpb_types_proto_init() {
 	if File_scheduler_schedulerpb_types_proto != nil {
 		return
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[5].OneofWrappers = []any{
+	file_scheduler_schedulerpb_types_proto_msgTypes[8].OneofWrappers = []any{
 		(*ServiceSpec_Replicated)(nil),
 		(*ServiceSpec_Global)(nil),
 		(*ServiceSpec_ReplicatedJob)(nil),
 		(*ServiceSpec_GlobalJob)(nil),
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[21].OneofWrappers = []any{}
+	file_scheduler_schedulerpb_types_proto_msgTypes[24].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   27,
+			NumEnums:      10,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

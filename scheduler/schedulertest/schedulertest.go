@@ -187,9 +187,14 @@ func AwaitTasks(t testing.TB, s *raftstore.Store, n int, cond func(*schedulerpb.
 // is also stopped when the test ends.
 func Run(t testing.TB, s *raftstore.Store) (stop func()) {
 	t.Helper()
-	return start(t, func(ctx context.Context) error {
-		return scheduler.Run(ctx, scheduler.Config{Store: s, Logger: slog.New(slog.DiscardHandler)})
-	})
+	return RunWith(t, scheduler.Config{Store: s})
+}
+
+// RunWith is Run of a scheduler that is configured so, and logs nothing.
+func RunWith(t testing.TB, c scheduler.Config) (stop func()) {
+	t.Helper()
+	c.Logger = slog.New(slog.DiscardHandler)
+	return start(t, func(ctx context.Context) error { return scheduler.Run(ctx, c) })
 }
 
 // Agents starts agents for every node there is and will be.

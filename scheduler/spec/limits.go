@@ -45,6 +45,10 @@ const (
 	// MaxConstraint bounds the text of one constraint.
 	MaxConstraint = 512
 
+	// MaxPreferences bounds the levels over which tasks are spread.
+	MaxPreferences = 8
+	MaxPriority    = 1000
+
 	// MaxTmpfsBytes bounds one tmpfs mount.
 	MaxTmpfsBytes = 1 << 40
 
@@ -75,6 +79,8 @@ const (
 	MaxStartWithin = 7 * 24 * time.Hour
 	MaxKeep        = 100
 
+	MaxRebalancePause = 24 * time.Hour
+
 	// Healthchecks: MinHealthInterval keeps a node from doing nothing else.
 	// rund bounds what images ask for in the same way.
 	MinHealthInterval = time.Second
@@ -93,4 +99,6 @@ const (
 	DefaultMonitor      = 5 * time.Second
 	DefaultKeep         = 10
 	DefaultStartWithin  = 10 * time.Minute
+
+	DefaultRebalancePause = time.Minute
 )

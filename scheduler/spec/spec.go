@@ -72,6 +72,7 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 			s.IngressConstraints[i] = c.String()
 		}
 	}
+	normalizePlacement(t)
 	if name, err := signalName(t.GetIdentity().GetSignal()); err == nil && name != "" {
 		t.Identity.Signal = name
 	}
@@ -146,6 +147,9 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 		return err
 	}
 	if err := validateUpdates(s); err != nil {
+		return err
+	}
+	if err := validatePlacement(s); err != nil {
 		return err
 	}
 	return validateEntries(s)

@@ -26,7 +26,8 @@ func full() *schedulerpb.ServiceSpec {
 		Update: &schedulerpb.UpdateConfig{
 			Parallelism: 2, DelayNs: 1e9, MonitorNs: 2e9, MaxFailureRatio: 0.5, FailureAction: ActionRollback, Order: StartFirst,
 		},
-		Rollback: &schedulerpb.UpdateConfig{},
+		Rollback:  &schedulerpb.UpdateConfig{},
+		Rebalance: &schedulerpb.RebalanceConfig{Automatic: true, PauseNs: 1e9},
 		Task: &taskpb.TaskSpec{
 			Container: &taskpb.ContainerSpec{
 				Image: "registry.example:5000/team/app:1.2", Digest: digest,
@@ -47,9 +48,10 @@ func full() *schedulerpb.ServiceSpec {
 				Security: &taskpb.Security{Seccomp: "tight"}, Groups: []string{"staff"},
 			},
 			Reservations: &taskpb.Resources{NanoCpus: 1e8, MemoryBytes: 32 << 20},
-			Limits:       &taskpb.Resources{NanoCpus: 2e8, MemoryBytes: 64 << 20, Pids: 100},
-			Restart:      &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ON_FAILURE, DelayNs: 1, MaxAttempts: 3, WindowNs: 60e9},
-			Constraints:  []string{" node.role == worker ", "node.labels.disk!=hdd"},
+			Preferences:  []string{" spread = node.labels.zone", "spread=node.role"}, Strategy: BinPack, Priority: 7,
+			Limits:      &taskpb.Resources{NanoCpus: 2e8, MemoryBytes: 64 << 20, Pids: 100},
+			Restart:     &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ON_FAILURE, DelayNs: 1, MaxAttempts: 3, WindowNs: 60e9},
+			Constraints: []string{" node.role == worker ", "node.labels.disk!=hdd"},
 			Ports: []*taskpb.Port{
 				{Published: 8080, Target: 80, Mode: taskpb.Port_MODE_HOST},
 				{Published: 8080, Target: 80, Mode: taskpb.Port_MODE_HOST, Protocol: taskpb.Port_PROTOCOL_UDP, HostIp: "fd00::1"},

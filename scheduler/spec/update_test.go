@@ -40,6 +40,7 @@ func TestUpdateConfigs(t *testing.T) {
 		if tc.global {
 			s.Mode = &schedulerpb.ServiceSpec_Global{Global: &schedulerpb.Global{}}
 			s.Task.Ports, s.Task.MaxPerNode, s.IngressConstraints = host, 0, nil
+			s.Task.Preferences, s.Task.Strategy, s.Rebalance = nil, 0, nil
 		}
 		n := Normalize(s)
 		if err := Validate(n); (err == nil) != (tc.wrong == "") || err != nil && !strings.Contains(err.Error(), tc.wrong) {

@@ -22,6 +22,10 @@ const (
 	RollbackStarted   = schedulerpb.UpdateStatus_STATE_ROLLBACK_STARTED
 	RollbackPaused    = schedulerpb.UpdateStatus_STATE_ROLLBACK_PAUSED
 	RollbackCompleted = schedulerpb.UpdateStatus_STATE_ROLLBACK_COMPLETED
+
+	Moving          = schedulerpb.RebalanceStatus_STATE_MOVING
+	MovingCompleted = schedulerpb.RebalanceStatus_STATE_COMPLETED
+	MovingStopped   = schedulerpb.RebalanceStatus_STATE_STOPPED
 )
 
 // ManualRollback is the message of a rollback that somebody asked for.
@@ -268,7 +272,12 @@ func SetUpdateStatus(ctx context.Context, s *raftstore.Store, all []StatusChange
 				continue
 			}
 			next := proto.CloneOf(old)
-			next.UpdateStatus = c.Status
+			if c.Status != nil {
+				next.UpdateStatus = c.Status
+			}
+			if c.Rebalance != nil {
+				next.RebalanceStatus = c.Rebalance
+			}
 			if err := Services.Put(tx, next); err != nil {
 				return err
 			}
@@ -278,9 +287,10 @@ func SetUpdateStatus(ctx context.Context, s *raftstore.Store, all []StatusChange
 	return stale, err
 }
 
-// StatusChange is one service's.
+// StatusChange is one service's; what is nil stays.
 type StatusChange struct {
 	ServiceID string
 	Version   uint64
 	Status    *schedulerpb.UpdateStatus
+	Rebalance *schedulerpb.RebalanceStatus
 }

@@ -26,6 +26,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Strategy is the order of the nodes that could run a task.
+type Strategy int32
+
+const (
+	// The cluster's.
+	Strategy_STRATEGY_UNSPECIFIED Strategy = 0
+	// Those first that have the fewest tasks of the service, then of all.
+	Strategy_STRATEGY_SPREAD Strategy = 1
+	// Those first whose resources are reserved most.
+	Strategy_STRATEGY_BIN_PACK Strategy = 2
+)
+
+// Enum value maps for Strategy.
+var (
+	Strategy_name = map[int32]string{
+		0: "STRATEGY_UNSPECIFIED",
+		1: "STRATEGY_SPREAD",
+		2: "STRATEGY_BIN_PACK",
+	}
+	Strategy_value = map[string]int32{
+		"STRATEGY_UNSPECIFIED": 0,
+		"STRATEGY_SPREAD":      1,
+		"STRATEGY_BIN_PACK":    2,
+	}
+)
+
+func (x Strategy) Enum() *Strategy {
+	p := new(Strategy)
+	*p = x
+	return p
+}
+
+func (x Strategy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Strategy) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_taskpb_task_proto_enumTypes[0].Descriptor()
+}
+
+func (Strategy) Type() protoreflect.EnumType {
+	return &file_scheduler_taskpb_task_proto_enumTypes[0]
+}
+
+func (x Strategy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Strategy.Descriptor instead.
+func (Strategy) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{0}
+}
+
 // Isolation is what keeps a container from others beyond what always does.
 type Isolation int32
 
@@ -59,11 +112,11 @@ func (x Isolation) String() string {
 }
 
 func (Isolation) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[0].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[1].Descriptor()
 }
 
 func (Isolation) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[0]
+	return &file_scheduler_taskpb_task_proto_enumTypes[1]
 }
 
 func (x Isolation) Number() protoreflect.EnumNumber {
@@ -72,7 +125,7 @@ func (x Isolation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Isolation.Descriptor instead.
 func (Isolation) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
 }
 
 type OnUpdate int32
@@ -114,11 +167,11 @@ func (x OnUpdate) String() string {
 }
 
 func (OnUpdate) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[1].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[2].Descriptor()
 }
 
 func (OnUpdate) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[1]
+	return &file_scheduler_taskpb_task_proto_enumTypes[2]
 }
 
 func (x OnUpdate) Number() protoreflect.EnumNumber {
@@ -127,7 +180,7 @@ func (x OnUpdate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OnUpdate.Descriptor instead.
 func (OnUpdate) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
 }
 
 type Mount_Type int32
@@ -163,11 +216,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[2].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[2]
+	return &file_scheduler_taskpb_task_proto_enumTypes[3]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -215,11 +268,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[4].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[3]
+	return &file_scheduler_taskpb_task_proto_enumTypes[4]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -228,7 +281,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19, 0}
 }
 
 type Port_Protocol int32
@@ -264,11 +317,11 @@ func (x Port_Protocol) String() string {
 }
 
 func (Port_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[4].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[5].Descriptor()
 }
 
 func (Port_Protocol) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[4]
+	return &file_scheduler_taskpb_task_proto_enumTypes[5]
 }
 
 func (x Port_Protocol) Number() protoreflect.EnumNumber {
@@ -277,7 +330,7 @@ func (x Port_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Protocol.Descriptor instead.
 func (Port_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type Port_Mode int32
@@ -313,11 +366,11 @@ func (x Port_Mode) String() string {
 }
 
 func (Port_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[5].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[6].Descriptor()
 }
 
 func (Port_Mode) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[5]
+	return &file_scheduler_taskpb_task_proto_enumTypes[6]
 }
 
 func (x Port_Mode) Number() protoreflect.EnumNumber {
@@ -326,7 +379,7 @@ func (x Port_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Mode.Descriptor instead.
 func (Port_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19, 1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20, 1}
 }
 
 type TaskSpec struct {
@@ -348,6 +401,14 @@ type TaskSpec struct {
 	MaxPerNode uint32 `protobuf:"varint,20,opt,name=max_per_node,json=maxPerNode,proto3" json:"max_per_node,omitempty"`
 	// Networks that its container is attached to, besides the node's own.
 	Networks []*NetworkUse `protobuf:"bytes,21,rep,name=networks,proto3" json:"networks,omitempty"`
+	// "spread=node.labels.zone": its tasks are as many in each zone as in the others, as
+	// far as there is room; one level below the other, the first is the widest.
+	// Replicated services only.
+	Preferences []string `protobuf:"bytes,22,rep,name=preferences,proto3" json:"preferences,omitempty"`
+	// Among the nodes that are as good by preferences.
+	Strategy Strategy `protobuf:"varint,23,opt,name=strategy,proto3,enum=redoubt.task.v1.Strategy" json:"strategy,omitempty"`
+	// 0 to 1,000: a task that finds no place takes that of ones with a lower number.
+	Priority uint32 `protobuf:"varint,24,opt,name=priority,proto3" json:"priority,omitempty"`
 	// Absent: its tasks have an identity, and get it from the Workload API alone.
 	Identity      *Identity `protobuf:"bytes,30,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -452,6 +513,27 @@ func (x *TaskSpec) GetNetworks() []*NetworkUse {
 		return x.Networks
 	}
 	return nil
+}
+
+func (x *TaskSpec) GetPreferences() []string {
+	if x != nil {
+		return x.Preferences
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetStrategy() Strategy {
+	if x != nil {
+		return x.Strategy
+	}
+	return Strategy_STRATEGY_UNSPECIFIED
+}
+
+func (x *TaskSpec) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
 }
 
 func (x *TaskSpec) GetIdentity() *Identity {
@@ -1795,9 +1877,11 @@ func (x *Mount) GetTmpfsMode() uint32 {
 type Resources struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1e9 = one core.
-	NanoCpus      int64 `protobuf:"varint,1,opt,name=nano_cpus,json=nanoCpus,proto3" json:"nano_cpus,omitempty"`
-	MemoryBytes   int64 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
-	Pids          int64 `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
+	NanoCpus    int64 `protobuf:"varint,1,opt,name=nano_cpus,json=nanoCpus,proto3" json:"nano_cpus,omitempty"`
+	MemoryBytes int64 `protobuf:"varint,2,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	Pids        int64 `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
+	// Reserved, or what a node has.
+	Generic       []*GenericResource `protobuf:"bytes,4,rep,name=generic,proto3" json:"generic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1853,6 +1937,77 @@ func (x *Resources) GetPids() int64 {
 	return 0
 }
 
+func (x *Resources) GetGeneric() []*GenericResource {
+	if x != nil {
+		return x.Generic
+	}
+	return nil
+}
+
+// GenericResource is one kind of what a node's configuration says it has besides: so
+// many of it, or named ones.
+type GenericResource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"` // "gpu"
+	// How many; 0 where they have names.
+	Count int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// The names of a node's, and of those that a task was given.
+	Names         []string `protobuf:"bytes,3,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenericResource) Reset() {
+	*x = GenericResource{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenericResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenericResource) ProtoMessage() {}
+
+func (x *GenericResource) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenericResource.ProtoReflect.Descriptor instead.
+func (*GenericResource) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GenericResource) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *GenericResource) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *GenericResource) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type RestartPolicy struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	Condition     RestartPolicy_Condition `protobuf:"varint,1,opt,name=condition,proto3,enum=redoubt.task.v1.RestartPolicy_Condition" json:"condition,omitempty"`
@@ -1865,7 +2020,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +2032,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2045,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -1940,7 +2095,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2107,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2120,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Port) GetPublished() uint32 {
@@ -2041,7 +2196,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2208,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2221,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Storage) GetImages() uint32 {
@@ -2145,7 +2300,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2312,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2325,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Feature) GetName() string {
@@ -2217,7 +2372,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2229,7 +2384,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2242,7 +2397,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CheckResult) GetControl() string {
@@ -2277,7 +2432,7 @@ var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
-	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\x1a internal/secrecypb/secrecy.proto\"\x97\x04\n" +
+	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\x1a internal/secrecypb/secrecy.proto\"\x9e\x05\n" +
 	"\bTaskSpec\x12<\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1e.redoubt.task.v1.ContainerSpecR\tcontainer\x12>\n" +
 	"\freservations\x18\x02 \x01(\v2\x1a.redoubt.task.v1.ResourcesR\freservations\x122\n" +
@@ -2289,7 +2444,10 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\tplatforms\x18\b \x03(\tR\tplatforms\x12 \n" +
 	"\fmax_per_node\x18\x14 \x01(\rR\n" +
 	"maxPerNode\x12=\n" +
-	"\bnetworks\x18\x15 \x03(\v2\x1b.redoubt.task.v1.NetworkUseB\x04\xf0\xe5\x18\x03R\bnetworks\x12;\n" +
+	"\bnetworks\x18\x15 \x03(\v2\x1b.redoubt.task.v1.NetworkUseB\x04\xf0\xe5\x18\x03R\bnetworks\x12&\n" +
+	"\vpreferences\x18\x16 \x03(\tB\x04\xf0\xe5\x18\x03R\vpreferences\x12;\n" +
+	"\bstrategy\x18\x17 \x01(\x0e2\x19.redoubt.task.v1.StrategyB\x04\xf0\xe5\x18\x03R\bstrategy\x12 \n" +
+	"\bpriority\x18\x18 \x01(\rB\x04\xf0\xe5\x18\x03R\bpriority\x12;\n" +
 	"\bidentity\x18\x1e \x01(\v2\x19.redoubt.task.v1.IdentityB\x04\xf0\xe5\x18\x03R\bidentity\"k\n" +
 	"\bIdentity\x12\x12\n" +
 	"\x04none\x18\x01 \x01(\bR\x04none\x12\x17\n" +
@@ -2416,11 +2574,16 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tTYPE_BIND\x10\x01\x12\x0e\n" +
 	"\n" +
-	"TYPE_TMPFS\x10\x02\"_\n" +
+	"TYPE_TMPFS\x10\x02\"\xa1\x01\n" +
 	"\tResources\x12\x1b\n" +
 	"\tnano_cpus\x18\x01 \x01(\x03R\bnanoCpus\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12\x12\n" +
-	"\x04pids\x18\x03 \x01(\x03R\x04pids\"\x9b\x02\n" +
+	"\x04pids\x18\x03 \x01(\x03R\x04pids\x12@\n" +
+	"\ageneric\x18\x04 \x03(\v2 .redoubt.task.v1.GenericResourceB\x04\xf0\xe5\x18\x03R\ageneric\"W\n" +
+	"\x0fGenericResource\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x14\n" +
+	"\x05names\x18\x03 \x03(\tR\x05names:\x04\xe8\xe5\x18\x03\"\x9b\x02\n" +
 	"\rRestartPolicy\x12F\n" +
 	"\tcondition\x18\x01 \x01(\x0e2(.redoubt.task.v1.RestartPolicy.ConditionR\tcondition\x12\x19\n" +
 	"\bdelay_ns\x18\x02 \x01(\x03R\adelayNs\x12!\n" +
@@ -2468,7 +2631,11 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\acontrol\x18\x01 \x01(\tR\acontrol\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x1a\n" +
 	"\bevidence\x18\x03 \x03(\tR\bevidence\x12\x12\n" +
-	"\x04took\x18\x04 \x01(\x03R\x04took*H\n" +
+	"\x04took\x18\x04 \x01(\x03R\x04took*b\n" +
+	"\bStrategy\x12\x1e\n" +
+	"\x14STRATEGY_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x19\n" +
+	"\x0fSTRATEGY_SPREAD\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
+	"\x11STRATEGY_BIN_PACK\x10\x02\x1a\x04\xf8\xe5\x18\x03*H\n" +
 	"\tIsolation\x12\x1f\n" +
 	"\x15ISOLATION_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1a\n" +
 	"\x10ISOLATION_USERNS\x10\x01\x1a\x04\xf8\xe5\x18\x03*~\n" +
@@ -2490,73 +2657,77 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 	return file_scheduler_taskpb_task_proto_rawDescData
 }
 
-var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
-	(Isolation)(0),               // 0: redoubt.task.v1.Isolation
-	(OnUpdate)(0),                // 1: redoubt.task.v1.OnUpdate
-	(Mount_Type)(0),              // 2: redoubt.task.v1.Mount.Type
-	(RestartPolicy_Condition)(0), // 3: redoubt.task.v1.RestartPolicy.Condition
-	(Port_Protocol)(0),           // 4: redoubt.task.v1.Port.Protocol
-	(Port_Mode)(0),               // 5: redoubt.task.v1.Port.Mode
-	(*TaskSpec)(nil),             // 6: redoubt.task.v1.TaskSpec
-	(*Identity)(nil),             // 7: redoubt.task.v1.Identity
-	(*NetworkUse)(nil),           // 8: redoubt.task.v1.NetworkUse
-	(*Attachment)(nil),           // 9: redoubt.task.v1.Attachment
-	(*ContainerSpec)(nil),        // 10: redoubt.task.v1.ContainerSpec
-	(*Host)(nil),                 // 11: redoubt.task.v1.Host
-	(*DNS)(nil),                  // 12: redoubt.task.v1.DNS
-	(*Ulimit)(nil),               // 13: redoubt.task.v1.Ulimit
-	(*Sysctl)(nil),               // 14: redoubt.task.v1.Sysctl
-	(*Device)(nil),               // 15: redoubt.task.v1.Device
-	(*Security)(nil),             // 16: redoubt.task.v1.Security
-	(*FileUse)(nil),              // 17: redoubt.task.v1.FileUse
-	(*FileVersion)(nil),          // 18: redoubt.task.v1.FileVersion
-	(*DeliveredFile)(nil),        // 19: redoubt.task.v1.DeliveredFile
-	(*FileFacts)(nil),            // 20: redoubt.task.v1.FileFacts
-	(*Healthcheck)(nil),          // 21: redoubt.task.v1.Healthcheck
-	(*Mount)(nil),                // 22: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 23: redoubt.task.v1.Resources
-	(*RestartPolicy)(nil),        // 24: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 25: redoubt.task.v1.Port
-	(*Storage)(nil),              // 26: redoubt.task.v1.Storage
-	(*Feature)(nil),              // 27: redoubt.task.v1.Feature
-	(*CheckResult)(nil),          // 28: redoubt.task.v1.CheckResult
-	nil,                          // 29: redoubt.task.v1.ContainerSpec.LabelsEntry
-	nil,                          // 30: redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	(Strategy)(0),                // 0: redoubt.task.v1.Strategy
+	(Isolation)(0),               // 1: redoubt.task.v1.Isolation
+	(OnUpdate)(0),                // 2: redoubt.task.v1.OnUpdate
+	(Mount_Type)(0),              // 3: redoubt.task.v1.Mount.Type
+	(RestartPolicy_Condition)(0), // 4: redoubt.task.v1.RestartPolicy.Condition
+	(Port_Protocol)(0),           // 5: redoubt.task.v1.Port.Protocol
+	(Port_Mode)(0),               // 6: redoubt.task.v1.Port.Mode
+	(*TaskSpec)(nil),             // 7: redoubt.task.v1.TaskSpec
+	(*Identity)(nil),             // 8: redoubt.task.v1.Identity
+	(*NetworkUse)(nil),           // 9: redoubt.task.v1.NetworkUse
+	(*Attachment)(nil),           // 10: redoubt.task.v1.Attachment
+	(*ContainerSpec)(nil),        // 11: redoubt.task.v1.ContainerSpec
+	(*Host)(nil),                 // 12: redoubt.task.v1.Host
+	(*DNS)(nil),                  // 13: redoubt.task.v1.DNS
+	(*Ulimit)(nil),               // 14: redoubt.task.v1.Ulimit
+	(*Sysctl)(nil),               // 15: redoubt.task.v1.Sysctl
+	(*Device)(nil),               // 16: redoubt.task.v1.Device
+	(*Security)(nil),             // 17: redoubt.task.v1.Security
+	(*FileUse)(nil),              // 18: redoubt.task.v1.FileUse
+	(*FileVersion)(nil),          // 19: redoubt.task.v1.FileVersion
+	(*DeliveredFile)(nil),        // 20: redoubt.task.v1.DeliveredFile
+	(*FileFacts)(nil),            // 21: redoubt.task.v1.FileFacts
+	(*Healthcheck)(nil),          // 22: redoubt.task.v1.Healthcheck
+	(*Mount)(nil),                // 23: redoubt.task.v1.Mount
+	(*Resources)(nil),            // 24: redoubt.task.v1.Resources
+	(*GenericResource)(nil),      // 25: redoubt.task.v1.GenericResource
+	(*RestartPolicy)(nil),        // 26: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 27: redoubt.task.v1.Port
+	(*Storage)(nil),              // 28: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 29: redoubt.task.v1.Feature
+	(*CheckResult)(nil),          // 30: redoubt.task.v1.CheckResult
+	nil,                          // 31: redoubt.task.v1.ContainerSpec.LabelsEntry
+	nil,                          // 32: redoubt.task.v1.FileFacts.ServiceLabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
-	10, // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	23, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	23, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	24, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	25, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
-	8,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
-	7,  // 6: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
-	29, // 7: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
-	22, // 8: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
-	21, // 9: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
-	11, // 10: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
-	12, // 11: redoubt.task.v1.ContainerSpec.dns:type_name -> redoubt.task.v1.DNS
-	13, // 12: redoubt.task.v1.ContainerSpec.ulimits:type_name -> redoubt.task.v1.Ulimit
-	14, // 13: redoubt.task.v1.ContainerSpec.sysctls:type_name -> redoubt.task.v1.Sysctl
-	15, // 14: redoubt.task.v1.ContainerSpec.devices:type_name -> redoubt.task.v1.Device
-	0,  // 15: redoubt.task.v1.ContainerSpec.isolation:type_name -> redoubt.task.v1.Isolation
-	16, // 16: redoubt.task.v1.ContainerSpec.security:type_name -> redoubt.task.v1.Security
-	17, // 17: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
-	17, // 18: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
-	1,  // 19: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
-	18, // 20: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
-	30, // 21: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
-	2,  // 22: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	3,  // 23: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	4,  // 24: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	5,  // 25: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	11, // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
+	24, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	24, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	26, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	27, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	9,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
+	0,  // 6: redoubt.task.v1.TaskSpec.strategy:type_name -> redoubt.task.v1.Strategy
+	8,  // 7: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
+	31, // 8: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	23, // 9: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
+	22, // 10: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
+	12, // 11: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
+	13, // 12: redoubt.task.v1.ContainerSpec.dns:type_name -> redoubt.task.v1.DNS
+	14, // 13: redoubt.task.v1.ContainerSpec.ulimits:type_name -> redoubt.task.v1.Ulimit
+	15, // 14: redoubt.task.v1.ContainerSpec.sysctls:type_name -> redoubt.task.v1.Sysctl
+	16, // 15: redoubt.task.v1.ContainerSpec.devices:type_name -> redoubt.task.v1.Device
+	1,  // 16: redoubt.task.v1.ContainerSpec.isolation:type_name -> redoubt.task.v1.Isolation
+	17, // 17: redoubt.task.v1.ContainerSpec.security:type_name -> redoubt.task.v1.Security
+	18, // 18: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
+	18, // 19: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
+	2,  // 20: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
+	19, // 21: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
+	32, // 22: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	3,  // 23: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
+	25, // 24: redoubt.task.v1.Resources.generic:type_name -> redoubt.task.v1.GenericResource
+	4,  // 25: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	5,  // 26: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	6,  // 27: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -2569,8 +2740,8 @@ func file_scheduler_taskpb_task_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   25,
+			NumEnums:      7,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

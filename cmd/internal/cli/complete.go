@@ -147,7 +147,7 @@ func fixed(c *cobra.Command, flag string, values ...string) {
 func (a *app) completions(root *cobra.Command) {
 	for path, fill := range map[string]completion{
 		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
-		"service update": a.names(1, serviceNames), "service rollback": a.names(1, serviceNames), "service history": a.names(1, serviceNames), "service scale": a.names(-1, scaleNames),
+		"service update": a.names(1, serviceNames), "service rollback": a.names(1, serviceNames), "service history": a.names(1, serviceNames), "service rebalance": a.names(-1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service run": a.names(1, jobNames), "service runs": a.names(1, jobNames), "service suspend": a.names(-1, jobNames), "service resume": a.names(-1, jobNames),
 		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
@@ -206,6 +206,8 @@ func (a *app) flagCompletions(root *cobra.Command) {
 		named(c, a.names(-1, networkNames), "network", "network-add", "network-rm")
 		named(c, a.names(-1, secretNames), "secret", "secret-add", "secret-rm")
 		named(c, a.names(-1, configNames), "config", "config-add", "config-rm")
+		fixed(c, "placement-strategy", "spread", "bin-pack", "default")
+		fixed(c, "rebalance", "auto", "manual")
 	}
 	for _, name := range []string{"create", "update", "scale", "rollback"} {
 		named(find("service", name), a.deployerNames, "sign-with")

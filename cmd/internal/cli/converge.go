@@ -50,6 +50,8 @@ const (
 	followsUpdate
 	// followsRollback: that it is rolled back.
 	followsRollback
+	// followsMoves: that none of its tasks is moved any more, and nothing else.
+	followsMoves
 )
 
 // given returns an error where it was given up to get there: somebody has to decide, or
@@ -69,6 +71,9 @@ func (c *convergence) given() error {
 		if c.follows == followsUpdate && c.updated {
 			return failf(ExitNotConverged, "%s: see `redoubt service history %s`", printable(st.GetMessage()), name)
 		}
+	}
+	if st := svc.GetRebalanceStatus(); c.follows == followsMoves && st.GetState() == stateMovesStopped {
+		return failf(ExitNotConverged, "%s after %s: %s", name, plural(int(st.GetMoves()), "move"), printable(st.GetMessage()))
 	}
 	return nil
 }
@@ -216,6 +221,9 @@ func (c *convergence) remaining(now time.Time) (d time.Duration, ok bool) {
 	if !c.well || c.job() {
 		return 0, c.well // what has ended stays so
 	}
+	if c.follows == followsMoves { // the cluster has seen that all serve
+		return 0, true
+	}
 	return max(0, stableFor-now.Sub(c.since)), true
 }
 
@@ -226,6 +234,13 @@ func (c *convergence) standing() (bool, string) {
 	}
 	if c.job() {
 		return c.ran()
+	}
+	if c.follows == followsMoves {
+		st := c.service.GetService().GetRebalanceStatus()
+		if st.GetState() == stateMoving {
+			return false, plural(int(st.GetMoves()), "move") + " so far: " + printable(st.GetMessage())
+		}
+		return true, ""
 	}
 	wanted, current := c.service.GetWanted(), uint64(len(c.running[c.service.GetService().GetRevision()]))
 	old := uint64(len(c.leaving))

@@ -31,8 +31,8 @@ func (a *app) eventsCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "events", Short: "Follow what happens in the cluster",
 		Long: `events shows nodes, services, tasks, secrets, configs, networks, policies, join
-tokens, unlock keys, CAs, revoked identities and what is demanded of machines that
-join as they change, until it is interrupted or --until has come. --since also shows what the leader
+tokens, unlock keys, CAs, revoked identities, how nodes are chosen and what is demanded
+of machines that join as they change, until it is interrupted or --until has come. --since also shows what the leader
 still has in memory: the newest few thousand events. It is a help for people;
 what was done and by whom, for good, is what "redoubt audit ls" shows.`,
 		Example: `  redoubt events
@@ -60,7 +60,7 @@ what was done and by whom, for good, is what "redoubt audit ls" shows.`,
 	out.flags(c, false)
 	c.Flags().StringVar(&since, "since", "", "also what happened since: 10m, or 2026-01-02T15:04:05Z")
 	c.Flags().StringVar(&until, "until", "", "end then: 0s for now, or 2026-01-02T15:04:05Z")
-	filter.add(c, "type=admission|audit-witness|break-glass|ca|config|identity|network|node|policy|secret|service|task|token|unlock-key", "action", "id", "name", "service", "node")
+	filter.add(c, "type=admission|audit-witness|break-glass|ca|config|identity|network|node|placement|policy|secret|service|task|token|unlock-key", "action", "id", "name", "service", "node")
 	return c
 }
 

@@ -19,7 +19,7 @@ func (a *app) serviceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "service", Short: "Run containers and keep them running"}
 	group(c)
 	c.AddCommand(a.serviceCreateCmd(), a.serviceLsCmd(), a.servicePsCmd(), a.serviceInspectCmd(),
-		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd(),
+		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceRebalanceCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd(),
 		a.serviceRunCmd(), a.serviceRunsCmd(), a.serviceSuspendCmd(), a.serviceResumeCmd())
 	return c
 }
@@ -29,6 +29,7 @@ type createFlags struct {
 	task                    taskFlags
 	rollout                 rolloutFlags
 	job                     jobFlags
+	placement               placementFlags
 	confine                 confineFlags
 	host                    hostFlag
 	wait                    waitFlags
@@ -104,6 +105,7 @@ run the tasks.`,
 	cf.task.add(f)
 	cf.rollout.add(f)
 	cf.job.add(f)
+	cf.placement.add(f, false)
 	cf.confine.add(f, false)
 	cf.host.socket = &a.host
 	f.VarP(&cf.host, "host", "H", "NAME:ADDRESS, one more line of its /etc/hosts; or the node's socket, unix:///path/api.sock")
@@ -158,6 +160,9 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 		return nil, err
 	}
 	if err := cf.rollout.apply(c.Flags(), spec); err != nil {
+		return nil, err
+	}
+	if err := cf.placement.apply(c.Flags(), spec); err != nil {
 		return nil, err
 	}
 	if err := cf.task.apply(c.Flags(), spec.Task); err != nil {

@@ -40,6 +40,10 @@ type serviceJSON struct {
 	Completions uint64     `json:"completions"`
 	Due         *time.Time `json:"due"`
 	Suspended   bool       `json:"suspended"`
+	// Rebalance is how far its tasks are moved: "moving", "completed" or "stopped", with
+	// why; empty: none was.
+	Rebalance        string `json:"rebalance"`
+	RebalanceMessage string `json:"rebalance_message"`
 }
 
 func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
@@ -53,6 +57,7 @@ func newServiceJSON(v *controlpb.ServiceView) serviceJSON {
 		s.Run, s.RunState, s.Completed, s.Completions = run.GetNumber(), enumName(run.GetState(), "STATE_"), run.GetCompleted(), run.GetWanted()
 	}
 	s.Update, s.UpdateMessage = statusName(v.GetService().GetUpdateStatus()), v.GetService().GetUpdateStatus().GetMessage()
+	s.Rebalance, s.RebalanceMessage = movesName(v.GetService().GetRebalanceStatus()), v.GetService().GetRebalanceStatus().GetMessage()
 	for _, p := range sp.GetTask().GetPorts() {
 		s.Ports = append(s.Ports, portString(p))
 	}
@@ -109,6 +114,9 @@ func (a *app) printServices(out *output, filter *filterFlag, views []*controlpb.
 		if note := jobNote(v); note != "" {
 			replicas += " (" + note + ")"
 		}
+		if v.GetService().GetRebalanceStatus().GetState() == stateMoving {
+			replicas += " (moving)"
+		}
 		rows = append(rows, []string{out.id(s.ID), s.Name, s.Mode, replicas, s.Image, strings.Join(s.Ports, ", ")})
 	}
 	return out.list(a.Stdout, ids, objects, []string{"ID", "NAME", "MODE", "REPLICAS", "IMAGE", "PORTS"}, rows)
@@ -132,6 +140,10 @@ type taskJSON struct {
 	Revision uint64    `json:"revision"`
 	// Run is the one of its job that it is of; 0: of none.
 	Run uint64 `json:"run"`
+	// PreemptedBy is the task of a higher priority for which it ended, MakesWayFor the
+	// one that is to run in its stead.
+	PreemptedBy string `json:"preempted_by,omitempty"`
+	MakesWayFor string `json:"makes_way_for,omitempty"`
 	// Networks are its addresses, by the networks' names.
 	Networks map[string][]string `json:"networks,omitempty"`
 	// Ports lead to it.
@@ -156,6 +168,7 @@ func newTaskJSON(v *controlpb.TaskView) taskJSON {
 		Desired: enumName(t.GetDesired(), "TASK_STATE_"), State: enumName(s.GetState(), "TASK_STATE_"),
 		Since: time.Unix(0, s.GetAt()).UTC(), Message: s.GetMessage(), Error: s.GetError(),
 		ExitCode: s.GetExitCode(), OOM: s.GetOomKilled(), Address: s.GetAddress(), Revision: t.GetRevision(), Run: t.GetIteration(),
+		PreemptedBy: t.GetPreemptedBy(), MakesWayFor: t.GetMakesWayFor(),
 	}
 }
 
@@ -192,7 +205,7 @@ func (a *app) servicePsCmd() *cobra.Command {
 }
 
 // sayHeld tells of tasks that are wanted and not in the list, as they were not
-// made, and of updates on their way.
+// made, and of updates and moves on their way.
 func (a *app) sayHeld(ctx context.Context, api *api, names []string) error {
 	r, err := api.ListServices(ctx, &controlpb.ListServicesRequest{Services: names})
 	if err != nil {
@@ -200,6 +213,9 @@ func (a *app) sayHeld(ctx context.Context, api *api, names []string) error {
 	}
 	for _, v := range r.Services {
 		if st := v.GetService().GetUpdateStatus(); statusNote(st) != "" {
+			fmt.Fprintf(a.Stderr, "%s: %s\n", printable(v.GetService().GetSpec().GetName()), printable(st.GetMessage()))
+		}
+		if st := v.GetService().GetRebalanceStatus(); st.GetState() == stateMoving {
 			fmt.Fprintf(a.Stderr, "%s: %s\n", printable(v.GetService().GetSpec().GetName()), printable(st.GetMessage()))
 		}
 		if v.Held > 0 {
@@ -235,9 +251,9 @@ func (a *app) printTasks(out *output, views []*controlpb.TaskView, now time.Time
 	for _, v := range views {
 		t := newTaskJSON(v)
 		ids, objects = append(ids, t.ID), append(objects, t)
-		text := cmp.Or(t.Error, t.Message)
+		text := cmp.Or(t.Error, leavesFor(v.Task), t.Message)
 		if t.State == "running" {
-			text = t.Error
+			text = cmp.Or(t.Error, leavesFor(v.Task))
 		}
 		row := []string{out.id(t.ID), t.Name, t.Image, nodeLabel(t.Node, t.NodeID), t.Desired, t.State + " " + ago(t.Since, now), out.text(text)}
 		if ofRuns {
@@ -362,6 +378,10 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 		field(w, l[0], l[1])
 	}
 	field(w, "Constraints", strings.Join(t.GetConstraints(), ", "))
+	for _, l := range placementFields(sp) {
+		field(w, l[0], l[1])
+	}
+	field(w, "Moves", movesText(v.GetService().GetRebalanceStatus()))
 	field(w, "Limits", resources(t.GetLimits()))
 	field(w, "Reserved", resources(t.GetReservations()))
 }

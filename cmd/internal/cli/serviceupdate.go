@@ -23,6 +23,7 @@ type updateFlags struct {
 	task                                taskFlags
 	rollout                             rolloutFlags
 	job                                 jobFlags
+	placement                           placementFlags
 	rollback                            bool
 	confine                             confineFlags
 	files                               fileFlags
@@ -107,6 +108,7 @@ many of them there are; one with a schedule is another from its next run on.`,
 	u.task.add(f)
 	u.rollout.add(f)
 	u.job.add(f)
+	u.placement.add(f, true)
 	u.confine.add(f, true)
 	u.sign.add(f)
 	u.wait.add(f)
@@ -218,6 +220,9 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 		return err
 	}
 	if err := u.job.apply(c.Flags(), spec); err != nil {
+		return err
+	}
+	if err := u.placement.apply(c.Flags(), spec); err != nil {
 		return err
 	}
 	if err := u.confine.apply(task.Container); err != nil {

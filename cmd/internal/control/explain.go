@@ -38,11 +38,11 @@ func (s *Server) Explain(ctx context.Context, req *controlpb.ExplainRequest) (*c
 				}
 			}
 		}
-		verdicts, err := ask(r, svc.GetId(), revision)
+		cluster, asked, err := ask(r, svc.GetId(), revision)
 		if err != nil {
 			return err
 		}
-		e := explainer{r: r, svc: svc, view: resp.Service, task: task, verdicts: verdicts, now: time.Now()}
+		e := explainer{r: r, svc: svc, view: resp.Service, task: task, cluster: cluster, req: asked, verdicts: cluster.Explain(asked), now: time.Now()}
 		resp.Summary, resp.Remedies = e.summary(), e.remedies()
 		resp.Nodes, resp.More = e.nodes()
 		return nil
@@ -70,8 +70,8 @@ func target(r raftstore.Reader, ref string) (*schedulerpb.Service, *schedulerpb.
 	return svc, task, nil
 }
 
-// ask builds what placement knows and asks every node about one more task.
-func ask(r raftstore.Reader, service string, revision uint64) ([]placement.Verdict, error) {
+// ask builds what placement knows, and what one more task of the service asks of it.
+func ask(r raftstore.Reader, service string, revision uint64) (*placement.Cluster, *placement.Request, error) {
 	requests := map[string]*placement.Request{}
 	request := func(service string, revision uint64) *placement.Request {
 		id := schedstore.RevisionID(service, revision)
@@ -86,6 +86,7 @@ func ask(r raftstore.Reader, service string, revision uint64) ([]placement.Verdi
 		return req
 	}
 	c := placement.NewCluster()
+	c.SetStrategy(schedstore.Strategy(r))
 	for n := range schedstore.Nodes.All(r) {
 		c.SetNode(n)
 	}
@@ -96,9 +97,9 @@ func ask(r raftstore.Reader, service string, revision uint64) ([]placement.Verdi
 	}
 	req := request(service, revision)
 	if req == nil {
-		return nil, fmt.Errorf("service %s has no usable revision %d", service, revision)
+		return nil, nil, fmt.Errorf("service %s has no usable revision %d", service, revision)
 	}
-	return c.Explain(req), nil
+	return c, req, nil
 }
 
 // explainer words what was found.
@@ -107,6 +108,8 @@ type explainer struct {
 	svc      *schedulerpb.Service
 	view     *controlpb.ServiceView
 	task     *schedulerpb.Task
+	cluster  *placement.Cluster
+	req      *placement.Request
 	verdicts []placement.Verdict
 	now      time.Time
 }
@@ -133,7 +136,7 @@ func (e *explainer) summary() []string {
 	if e.task == nil || schedstore.State(e.task) <= schedulerpb.TaskState_TASK_STATE_PENDING {
 		out = append(out, fmt.Sprintf("%d of %d nodes could run one more", fit, len(e.verdicts)))
 	}
-	return out
+	return append(out, e.placement(fit)...)
 }
 
 // runs says how a job's runs are, and when the next is due.
@@ -233,8 +236,11 @@ func (e *explainer) remedies() (out []string) {
 			out = append(out, s)
 		}
 	}
+	if e.movable() {
+		add("redoubt service rebalance %s", e.name())
+	}
 	if e.task != nil && schedstore.State(e.task) == schedstore.Running || e.task == nil && e.view.GetRunning() >= e.view.GetWanted() {
-		return nil
+		return out
 	}
 	if e.task == nil && len(e.givenUp()) > 0 {
 		add("redoubt service logs --tail 20 %s", e.name())

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -104,4 +106,55 @@ func TestExplainOfWhatTheRestartPolicyGaveUp(t *testing.T) {
 	if want := []string{"redoubt service logs --tail 20 web", "redoubt service update --force web"}; !slices.Equal(r.Remedies, want) {
 		t.Errorf("the remedies are %q, want %q", r.Remedies, want)
 	}
+}
+
+func TestExplainPlacement(t *testing.T) {
+	w := newWorld(t)
+	sp := w.spec("low")
+	sp.Task.Reservations = &taskpb.Resources{MemoryBytes: 1 << 30}
+	sp.Task.Preferences = []string{"spread=node.labels.zone"}
+	low := w.create(sp)
+	sp = w.spec("high")
+	sp.Task.Reservations = &taskpb.Resources{MemoryBytes: 8 << 30}
+	sp.Task.Priority = 10
+	high := w.create(sp)
+	var node string
+	if err := w.store.View(func(r *raftstore.ReadTx) error {
+		for n := range schedstore.Nodes.All(r) {
+			if !n.GetManager() {
+				node = n.GetId()
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+		return schedstore.UpdateDescription(tx, node, &schedulerpb.NodeDescription{Hostname: "worker-1", Resources: &taskpb.Resources{NanoCpus: 4e9, MemoryBytes: 8 << 30}})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		w.put(&schedulerpb.Task{Id: fmt.Sprint("low", i), ServiceId: low, Slot: uint32(i + 1), Revision: 1, NodeId: node, Desired: schedstore.Running,
+			Status: &schedulerpb.TaskStatus{State: schedstore.Running}})
+	}
+	w.put(&schedulerpb.Task{Id: "high1", ServiceId: high, Slot: 1, Revision: 1, Desired: schedstore.Running, Status: &schedulerpb.TaskStatus{State: schedstore.Pending}})
+	has := func(target, want string) {
+		t.Helper()
+		if got := w.explain(target).Summary; !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, want) }) {
+			t.Errorf("%s is explained as %q, without %q", target, got, want)
+		}
+	}
+	has("low", "spread over node.labels.zone: (none) 2")
+	has("high.1", "by its priority of 10 one more takes the place of 2 of lower ones on worker-1: ")
+	if err := w.store.Update(t.Context(), func(tx *raftstore.Tx) error {
+		old, _ := schedstore.Tasks.Get(tx, "low0")
+		next := proto.CloneOf(old)
+		next.Desired, next.PreemptedBy, next.Status.State = schedstore.Shutdown, "high1", schedstore.Shutdown
+		return schedstore.PutTask(tx, next)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	has("low", "1 ended so that tasks of a higher priority have their place, the last for task high1")
+	has("low0", "it ended so that task high1")
 }

@@ -135,6 +135,7 @@ type Server struct {
 	controlpb.UnimplementedWaiversServer
 	controlpb.UnimplementedApprovalsServer
 	controlpb.UnimplementedImagePolicyServer
+	controlpb.UnimplementedPlacementServer
 	controlpb.AuthorityServer
 	c Config
 	// chain is held while a compliance report is signed and put behind the one before.
@@ -157,6 +158,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterWaiversServer(srv, s)
 	controlpb.RegisterApprovalsServer(srv, s)
 	controlpb.RegisterImagePolicyServer(srv, s)
+	controlpb.RegisterPlacementServer(srv, s)
 }
 
 // New returns a server.

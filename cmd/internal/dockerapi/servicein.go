@@ -79,9 +79,15 @@ func fromTask(in *swarm.TaskSpec, t *taskpb.TaskSpec) error {
 		if p.MaxReplicas > math.MaxUint32 {
 			return badRequest("TaskTemplate.Placement.MaxReplicas is too large")
 		}
-		t.Constraints, t.MaxPerNode = take(&p.Constraints), uint32(take(&p.MaxReplicas))
+		t.Constraints, t.MaxPerNode, t.Preferences = take(&p.Constraints), uint32(take(&p.MaxReplicas)), nil
+		for _, pref := range take(&p.Preferences) {
+			if pref.Spread == nil {
+				return badRequest("TaskTemplate.Placement.Preferences has one that is not Spread")
+			}
+			t.Preferences = append(t.Preferences, "spread="+pref.Spread.SpreadDescriptor)
+		}
 	} else {
-		t.Constraints, t.MaxPerNode = nil, 0
+		t.Constraints, t.MaxPerNode, t.Preferences = nil, 0, nil
 	}
 	t.Networks = nil
 	for i := range in.Networks {

@@ -49,6 +49,10 @@ func toTaskSpec(t *taskpb.TaskSpec, named func(id string) string) swarm.TaskSpec
 			out.RestartPolicy.Window = &window
 		}
 	}
+	for _, text := range t.GetPreferences() {
+		_, over, _ := strings.Cut(text, "=")
+		out.Placement.Preferences = append(out.Placement.Preferences, swarm.PlacementPreference{Spread: &swarm.SpreadOver{SpreadDescriptor: over}})
+	}
 	for _, n := range t.GetNetworks() {
 		out.Networks = append(out.Networks, swarm.NetworkAttachmentConfig{Target: n.GetNetwork(), Aliases: n.GetAliases()})
 	}

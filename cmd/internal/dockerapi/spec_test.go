@@ -23,8 +23,9 @@ func wholeSpec() *schedulerpb.ServiceSpec {
 	return spec.Normalize(&schedulerpb.ServiceSpec{
 		Name: "web", Labels: map[string]string{"a": "b"}, Mode: &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 3}},
 		EndpointMode: schedulerpb.EndpointMode_ENDPOINT_MODE_VIP, IngressConstraints: []string{"node.role==worker"},
-		Update:   &schedulerpb.UpdateConfig{Parallelism: 2, DelayNs: 1e9, MonitorNs: 2e9, MaxFailureRatio: 0.25, FailureAction: schedulerpb.UpdateConfig_FAILURE_ACTION_ROLLBACK, Order: schedulerpb.UpdateConfig_ORDER_START_FIRST},
-		Rollback: &schedulerpb.UpdateConfig{Parallelism: 3, FailureAction: schedulerpb.UpdateConfig_FAILURE_ACTION_CONTINUE},
+		Update:    &schedulerpb.UpdateConfig{Parallelism: 2, DelayNs: 1e9, MonitorNs: 2e9, MaxFailureRatio: 0.25, FailureAction: schedulerpb.UpdateConfig_FAILURE_ACTION_ROLLBACK, Order: schedulerpb.UpdateConfig_ORDER_START_FIRST},
+		Rollback:  &schedulerpb.UpdateConfig{Parallelism: 3, FailureAction: schedulerpb.UpdateConfig_FAILURE_ACTION_CONTINUE},
+		Rebalance: &schedulerpb.RebalanceConfig{Automatic: true, PauseNs: 6e10},
 		Task: &taskpb.TaskSpec{
 			Container: &taskpb.ContainerSpec{
 				Image: "app:1", Digest: "sha256:" + strings.Repeat("a", 64), Command: []string{"/bin/app"}, Args: []string{"-v"}, Env: []string{"A=b"}, Workdir: "/srv", User: "1:2",
@@ -43,6 +44,7 @@ func wholeSpec() *schedulerpb.ServiceSpec {
 			},
 			Reservations: &taskpb.Resources{NanoCpus: 1e8, MemoryBytes: 1 << 20, Pids: 4}, Limits: &taskpb.Resources{NanoCpus: 1e9, MemoryBytes: 1 << 30, Pids: 100},
 			Restart:     &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ON_FAILURE, DelayNs: 1e9, MaxAttempts: 3, WindowNs: 1e10},
+			Preferences: []string{"spread=node.labels.zone", "spread=node.role"}, Strategy: spec.BinPack, Priority: 30,
 			Constraints: []string{"node.labels.disk==ssd"}, MaxPerNode: 2, Force: 7, Platforms: []string{"linux/amd64"},
 			Ports:    []*taskpb.Port{{Published: 80, Target: 8080, PreferLocal: true, ProxyProtocol: true}, {Published: 53, Target: 53, Protocol: taskpb.Port_PROTOCOL_UDP, Mode: taskpb.Port_MODE_HOST, HostIp: "192.0.2.1"}},
 			Networks: []*taskpb.NetworkUse{{Network: "n1", Aliases: []string{"w"}}}, Identity: &taskpb.Identity{LifeNs: 1e12},

@@ -23,6 +23,8 @@ type taskJSON struct {
 	Image   string `json:"image"`
 	// Revision of the service that it is of.
 	Revision uint64 `json:"revision"`
+	// Id of the task of a higher priority for which it ended.
+	PreemptedBy string `json:"preempted_by"`
 }
 
 type nodeJSON struct {

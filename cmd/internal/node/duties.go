@@ -175,11 +175,11 @@ func (m *managerState) lead(ctx context.Context, d *dispatcher.Dispatcher, ca *a
 		})
 	}
 	run("dispatcher", d.Run)
+	own := m.records().Own
 	run("scheduler", func(ctx context.Context) error {
-		return scheduler.Run(ctx, scheduler.Config{Store: m.store, Logger: m.n.log.With("part", "scheduler")})
+		return scheduler.Run(ctx, scheduler.Config{Store: m.store, Logger: m.n.log.With("part", "scheduler"), Own: own})
 	})
 	run("clock", m.clocks.untilWrong)
-	own := m.records().Own
 	run("certificates", func(ctx context.Context) error { return m.adoptLeaves(own(ctx, "certificates")) })
 	run("revocation lists", func(ctx context.Context) error {
 		return pki.RunRevocationLists(own(ctx, "revocation lists"), pki.ListsConfig{Store: m.store, Signer: timedSigner{signer{keyd: m.n.keyd}, m.clocks.mayLead, m.newestKeyset}, Logger: m.n.log.With("part", "revocation")})

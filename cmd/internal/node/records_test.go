@@ -102,6 +102,8 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Control.CreateService", &controlpb.CreateServiceRequest{Spec: service}},
 		{"Control.UpdateService", &controlpb.UpdateServiceRequest{Service: "web", Spec: service}},
 		{"Control.RollbackService", &controlpb.RollbackServiceRequest{Service: "web", To: 1}},
+		{"Placement.RebalanceService", &controlpb.RebalanceServiceRequest{Service: "web"}},
+		{"Placement.UpdatePlacement", &controlpb.UpdatePlacementRequest{Strategy: taskpb.Strategy_STRATEGY_BIN_PACK}},
 		{"Control.CreateConfig", &controlpb.CreateConfigRequest{Spec: &secretspb.ConfigSpec{Name: "conf", Data: []byte("hunter2")}}},
 		{"Secrets.UpdateConfig", &controlpb.UpdateConfigRequest{Config: "conf", Data: []byte("hunter2, again")}},
 		{"Secrets.RollbackFile", &controlpb.RollbackFileRequest{Name: "conf", Config: true}},

@@ -20,6 +20,11 @@ func TestRequestsDecide(t *testing.T) {
 		{"Control.CreateService", `spec {name: "web" task {container {secrets {source: "key"} secrets {source: "cert"} secrets {source: "key"} registry_auth: "pull"} networks {network: "front"}}}`,
 			"service.create Service spec, secret.use Secret key, secret.use Secret cert, secret.use Secret pull, network.use Network front"},
 		{"Control.UpdateService", `service: "web" spec {name: "api"}`, "service.update Service web, service.update Service spec"},
+		{"Control.UpdateService", `service: "web" spec {name: "web" task {priority: 5}}`,
+			"service.update Service web, service.prioritize Service web, service.update Service spec, service.prioritize Service spec"},
+		{"Placement.RebalanceService", `service: "web"`, "service.rebalance Service web"},
+		{"Placement.RebalanceService", `service: "web" stop: true`, "service.rebalance Service web"},
+		{"Placement.UpdatePlacement", ``, "placement.update"},
 		// To go back is judged by what is gone back to, as to change it so would be.
 		{"Control.RollbackService", `service: "web" to: 3 spec {name: "web" task {container {secrets {source: "key"} registry_auth: "pull" configs {source: "conf"}} networks {network: "front"}}}`,
 			"service.rollback Service web, service.rollback Service spec, secret.use Secret key, secret.use Secret pull, config.use Config conf, network.use Network front"},

@@ -26,6 +26,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/pkipb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
@@ -46,6 +47,7 @@ type Node struct {
 	controlpb.UnimplementedApprovalsServer
 	controlpb.UnimplementedImagePolicyServer
 	controlpb.UnimplementedAdmissionServer
+	controlpb.UnimplementedPlacementServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -57,6 +59,7 @@ type Node struct {
 	id        string
 	tokens    []*controlpb.TokenView
 	services  []*schedulerpb.Service
+	strategy  taskpb.Strategy
 	former    map[string][]*schedulerpb.ServiceSpecRecord // of services, by id
 	runs      map[string][]*schedulerpb.ServiceRun        // of jobs, by id
 	configs   []*secretspb.Config
@@ -158,6 +161,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterComplianceServer(s, n)
 	controlpb.RegisterImagePolicyServer(s, n)
 	controlpb.RegisterAdmissionServer(s, n)
+	controlpb.RegisterPlacementServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)

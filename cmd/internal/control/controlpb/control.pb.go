@@ -7816,7 +7816,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\n" +
 	"\x9a\xe5\x18\x06\n" +
 	"\x02\x06\n" +
-	"\x18\x01(\x010\x012\xf5=\n" +
+	"\x18\x01(\x010\x012\xa7@\n" +
 	"\aControl\x12u\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1b\x9a\xe5\x18\x17\n" +
 	"\x03\x05\t\n" +
@@ -7889,14 +7889,15 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x12,\n" +
 	"\x10store.rotate-key\x12\x04Node\x1a\x05nodes*\vwatch=false\x12\x1c\n" +
 	"\x0ecluster.status*\n" +
-	"watch=true0\x01\x12\xc8\x04\n" +
-	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\xe1\x03\x9a\xe5\x18\xdc\x03\n" +
+	"watch=true0\x01\x12\x84\x05\n" +
+	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\x9d\x04\x9a\xe5\x18\x98\x04\n" +
 	"\x03\x05\t\n" +
 	"\x12\x1f\n" +
 	"\x0eservice.create\x12\aService\x1a\x04spec\x12B\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1dspec.task.container.cap_add!=\x12B\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1dspec.task.container.devices!=\x12C\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1espec.task.container.security!=\x12:\n" +
+	"\x12service.prioritize\x12\aService\x1a\x04spec*\x15spec.task.priority!=0\x12:\n" +
 	"\n" +
 	"secret.use\x12\x06Secret\x1a\"spec.task.container.secrets.source \x01\x129\n" +
 	"\n" +
@@ -7911,36 +7912,40 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eStreamServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\",\x9a\xe5\x18(\n" +
 	"\x03\x05\t\n" +
 	"\x12!\n" +
-	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\xc2\x06\n" +
-	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\xdb\x05\x9a\xe5\x18\xd6\x05\n" +
+	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\xbd\a\n" +
+	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\xd6\x06\x9a\xe5\x18\xd1\x06\n" +
 	"\x03\x05\t\n" +
 	"\x12\"\n" +
 	"\x0eservice.update\x12\aService\x1a\aservice\x12E\n" +
 	"\x12service.privileged\x12\aService\x1a\aservice*\x1dspec.task.container.cap_add!=\x12E\n" +
 	"\x12service.privileged\x12\aService\x1a\aservice*\x1dspec.task.container.devices!=\x12F\n" +
-	"\x12service.privileged\x12\aService\x1a\aservice*\x1espec.task.container.security!=\x12\x1f\n" +
+	"\x12service.privileged\x12\aService\x1a\aservice*\x1espec.task.container.security!=\x12=\n" +
+	"\x12service.prioritize\x12\aService\x1a\aservice*\x15spec.task.priority!=0\x12\x1f\n" +
 	"\x0eservice.update\x12\aService\x1a\x04spec\x12B\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1dspec.task.container.cap_add!=\x12B\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1dspec.task.container.devices!=\x12C\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1espec.task.container.security!=\x12:\n" +
+	"\x12service.prioritize\x12\aService\x1a\x04spec*\x15spec.task.priority!=0\x12:\n" +
 	"\n" +
 	"secret.use\x12\x06Secret\x1a\"spec.task.container.secrets.source \x01\x129\n" +
 	"\n" +
 	"secret.use\x12\x06Secret\x1a!spec.task.container.registry_auth \x01\x12:\n" +
 	"\n" +
 	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
-	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\xcc\x06\n" +
-	"\x0fRollbackService\x12*.redoubt.control.v1.RollbackServiceRequest\x1a+.redoubt.control.v1.RollbackServiceResponse\"\xdf\x05\x9a\xe5\x18\xda\x05\n" +
+	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12\xc7\a\n" +
+	"\x0fRollbackService\x12*.redoubt.control.v1.RollbackServiceRequest\x1a+.redoubt.control.v1.RollbackServiceResponse\"\xda\x06\x9a\xe5\x18\xd5\x06\n" +
 	"\x03\x05\t\n" +
 	"\x12$\n" +
 	"\x10service.rollback\x12\aService\x1a\aservice\x12E\n" +
 	"\x12service.privileged\x12\aService\x1a\aservice*\x1dspec.task.container.cap_add!=\x12E\n" +
 	"\x12service.privileged\x12\aService\x1a\aservice*\x1dspec.task.container.devices!=\x12F\n" +
-	"\x12service.privileged\x12\aService\x1a\aservice*\x1espec.task.container.security!=\x12!\n" +
+	"\x12service.privileged\x12\aService\x1a\aservice*\x1espec.task.container.security!=\x12=\n" +
+	"\x12service.prioritize\x12\aService\x1a\aservice*\x15spec.task.priority!=0\x12!\n" +
 	"\x10service.rollback\x12\aService\x1a\x04spec\x12B\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1dspec.task.container.cap_add!=\x12B\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1dspec.task.container.devices!=\x12C\n" +
 	"\x12service.privileged\x12\aService\x1a\x04spec*\x1espec.task.container.security!=\x12:\n" +
+	"\x12service.prioritize\x12\aService\x1a\x04spec*\x15spec.task.priority!=0\x12:\n" +
 	"\n" +
 	"secret.use\x12\x06Secret\x1a\"spec.task.container.secrets.source \x01\x129\n" +
 	"\n" +

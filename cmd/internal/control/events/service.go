@@ -2,6 +2,7 @@ package events
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -44,7 +45,7 @@ func service(old, now *schedulerpb.Service) *controlpb.Event {
 func rollout(old, now *schedulerpb.Service) *controlpb.Event {
 	st := now.GetUpdateStatus()
 	if old.GetUpdateStatus().GetState() == st.GetState() {
-		return nil
+		return moves(old, now)
 	}
 	action := map[schedulerpb.UpdateStatus_State]string{
 		schedstore.Updating: "update-resume", schedstore.Paused: "update-pause", schedstore.Completed: "update-complete",
@@ -86,5 +87,33 @@ func run(r raftstore.Reader, old, now *schedulerpb.ServiceRun) *controlpb.Event 
 	if times := now.GetTimes(); times > 1 {
 		e.Attributes["times"] = fmt.Sprint(times)
 	}
+	return e
+}
+
+// moves tells that tasks of a service begin to be moved, and that none is any more. Each
+// move is told of its task.
+func moves(old, now *schedulerpb.Service) *controlpb.Event {
+	st := now.GetRebalanceStatus()
+	if old.GetRebalanceStatus().GetState() == st.GetState() {
+		return nil
+	}
+	action := map[schedulerpb.RebalanceStatus_State]string{
+		schedstore.Moving: "rebalance", schedstore.MovingCompleted: "rebalance-complete", schedstore.MovingStopped: "rebalance-stop",
+	}[st.GetState()]
+	if action == "" {
+		return nil
+	}
+	e := event("service", action, now.GetId(), now.GetSpec().GetName())
+	set(e, "message", st.GetMessage())
+	if st.GetState() != schedstore.Moving {
+		e.Attributes["moves"] = fmt.Sprint(st.GetMoves())
+	}
+	return e
+}
+
+// placement tells how nodes are chosen from now on for services that do not say.
+func placement(now *schedulerpb.PlacementConfig) *controlpb.Event {
+	e := event("placement", "update", "", "")
+	set(e, "strategy", strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(now.GetStrategy().String(), "STRATEGY_")), "_", "-"))
 	return e
 }

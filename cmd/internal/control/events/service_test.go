@@ -10,6 +10,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // TestRolloutsAreTold: that an update began, was paused, went on, is over, and was rolled
@@ -123,6 +124,53 @@ func TestRunsAreTold(t *testing.T) {
 	}
 	got := next(t, h, from, len(want))
 	if slices.Sort(got[:2]); !slices.Equal(got, want) { // of one transaction
+		t.Errorf("told\n%q, want\n%q", got, want)
+	}
+}
+
+// TestMovesAndPreemptionAreTold: that tasks begin to be moved, each that is, for what
+// other one it ends, and that none is any more.
+func TestMovesAndPreemptionAreTold(t *testing.T) {
+	s, h := start(t)
+	from := h.Now()
+	id, err := schedstore.CreateService(t.Context(), s, schedulertest.Spec("web", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schedstore.Rebalance(t.Context(), s, id); err != nil {
+		t.Fatal(err)
+	}
+	task := &schedulerpb.Task{Id: "a", ServiceId: id, Slot: 1, Revision: 1, NodeId: "n", Desired: schedstore.Running, Status: &schedulerpb.TaskStatus{State: schedstore.Running}}
+	put := func(change func(*schedulerpb.Task)) {
+		t.Helper()
+		change(task)
+		schedulertest.Update(t, s, func(tx *raftstore.Tx) error {
+			next := proto.CloneOf(task)
+			if old, ok := schedstore.Tasks.Get(tx, task.GetId()); ok {
+				next.Meta = old.GetMeta()
+			}
+			return schedstore.PutTask(tx, next)
+		})
+	}
+	put(func(*schedulerpb.Task) {})
+	put(func(x *schedulerpb.Task) { x.MakesWayFor = "b" })
+	if err := schedstore.StopRebalance(t.Context(), s, id); err != nil {
+		t.Fatal(err)
+	}
+	put(func(x *schedulerpb.Task) { x.MakesWayFor, x.PreemptedBy, x.Desired = "", "c", schedstore.Shutdown })
+	if err := schedstore.SetStrategy(t.Context(), s, taskpb.Strategy_STRATEGY_BIN_PACK); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"service create web map[]",
+		"service rebalance web map[message:looking for tasks to move]",
+		"task create web.1 map[service:web]",
+		"task move web.1 map[for:b service:web]",
+		"service rebalance-stop web map[message:stopped on request moves:0]",
+		"task preempt web.1 map[for:c service:web]",
+		"placement update  map[strategy:bin-pack]",
+	}
+	if got := next(t, h, from, len(want)); !slices.Equal(got, want) {
 		t.Errorf("told\n%q, want\n%q", got, want)
 	}
 }

@@ -30,7 +30,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, pkistore.AuditWitnesses, pkistore.AuditWitnessed, schedstore.Nodes, schedstore.Services, schedstore.ServiceRuns, schedstore.Tasks, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, pkistore.AuditWitnesses, pkistore.AuditWitnessed, schedstore.Nodes, schedstore.Services, schedstore.ServiceRuns, schedstore.Tasks, schedstore.PlacementConfigs, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -77,6 +77,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = slots(old.GetSet(), now.GetSet()), now.GetMeta()
 		} else if old, now, ok := autolockstore.Releases.Event(c); ok && now != nil {
 			e, meta = release(r, old, now), now.GetMeta()
+		} else if _, now, ok := schedstore.PlacementConfigs.Event(c); ok && now != nil {
+			e, meta = placement(now), now.GetMeta()
 		}
 		if e == nil {
 			continue
@@ -181,6 +183,11 @@ func task(r raftstore.Reader, old, now *schedulerpb.Task) *controlpb.Event {
 		action = schedstore.StateName(state)
 	case old.GetDesired() != now.GetDesired() && now.GetDesired() > schedstore.Running && schedstore.Live(now):
 		action = "stop"
+		if old.GetPreemptedBy() != now.GetPreemptedBy() {
+			action = "preempt"
+		}
+	case old.GetMakesWayFor() == "" && now.GetMakesWayFor() != "":
+		action = "move"
 	default:
 		return nil
 	}
@@ -189,6 +196,12 @@ func task(r raftstore.Reader, old, now *schedulerpb.Task) *controlpb.Event {
 	set(e, "service", svc.GetSpec().GetName())
 	node, _ := pkistore.Nodes.Get(r, now.GetNodeId())
 	set(e, "node", node.GetName())
+	switch action { // the other is told by its id: it may be of a service that not everybody sees
+	case "preempt":
+		set(e, "for", now.GetPreemptedBy())
+	case "move":
+		set(e, "for", now.GetMakesWayFor())
+	}
 	st := now.GetStatus()
 	if !schedstore.Live(now) {
 		set(e, "error", st.GetError())

@@ -39,6 +39,13 @@ func (m *mapper) deploy(s types.ServiceConfig, sp *schedulerpb.ServiceSpec) {
 	if t.MaxPerNode = uint32(d.Placement.MaxReplicas); d.Placement.MaxReplicas > math.MaxUint32 {
 		m.wrong(under(path, "placement", "max_replicas_per_node"), "%d is too many", d.Placement.MaxReplicas)
 	}
+	for i, pref := range d.Placement.Preferences {
+		text := "spread=" + pref.Spread
+		if _, err := spec.ParsePreference(text); err != nil {
+			m.wrong(under(path, "placement", "preferences", strconv.Itoa(i), "spread"), "%v", err)
+		}
+		t.Preferences = append(t.Preferences, text)
+	}
 	t.Limits = m.resources(under(path, "resources", "limits"), d.Resources.Limits, s.CPUS, s.MemLimit, s.PidsLimit)
 	t.Reservations = m.resources(under(path, "resources", "reservations"), d.Resources.Reservations, 0, s.MemReservation, 0)
 	m.restart(s, sp)

@@ -95,6 +95,7 @@ var Keys = []Key{
 	{"services.*.deploy.labels", "of the service"},
 	{"services.*.deploy.placement.constraints", ""},
 	{"services.*.deploy.placement.max_replicas_per_node", ""},
+	{"services.*.deploy.placement.preferences[].spread", "as `--placement-pref spread=…`, the widest first"},
 	{"services.*.deploy.resources.limits.cpus", ""},
 	{"services.*.deploy.resources.limits.memory", ""},
 	{"services.*.deploy.resources.limits.pids", ""},
@@ -128,6 +129,10 @@ var Keys = []Key{
 	{"services.*.x-redoubt-identity.signal", "as `--identity-signal`"},
 	{"services.*.x-redoubt-registry-auth", "secret of kind registry, as `--registry-auth`"},
 	{"services.*.x-redoubt-ingress-constraints", "a list, as `--ingress-constraint`"},
+	{"services.*.x-redoubt-placement.strategy", "spread or bin-pack, as `--placement-strategy`"},
+	{"services.*.x-redoubt-placement.priority", "as `--priority`"},
+	{"services.*.x-redoubt-placement.rebalance", "auto or manual, as `--rebalance`"},
+	{"services.*.x-redoubt-placement.rebalance-pause", "as `--rebalance-pause`"},
 
 	{"networks.*.name", ""},
 	{"networks.*.external", "it is there already"},
@@ -168,7 +173,6 @@ const (
 var why = map[string]string{
 	"volumes":               notYet,
 	"services.*.depends_on": notYet + ": services are started together, and each must wait for what it needs",
-	"services.*.deploy.placement.preferences":                    notYet,
 	"services.*.deploy.resources.reservations.generic_resources": notYet,
 	"services.*.deploy.resources.reservations.devices":           notYet,
 	"services.*.build":          nowhere + "build the image, push it, and name it by image",

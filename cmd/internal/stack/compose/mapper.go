@@ -101,6 +101,7 @@ func (m *mapper) service(s types.ServiceConfig) {
 	m.attach(s, t)
 	m.deploy(s, sp)
 	m.extensions(s, sp)
+	m.placement(s, sp)
 	// What is wrong with it as a whole is said as the managers would, at the place
 	// that it is about.
 	if len(m.problems) == before {
@@ -124,6 +125,7 @@ func about(text string, s types.ServiceConfig) []string {
 		{"max per node", "deploy.placement.max_replicas_per_node"}, {"total completions", "deploy.replicas"}, {"max concurrent", "x-redoubt-max-concurrent"}, {"schedule", "x-redoubt-schedule"},
 		{"the schedule", "x-redoubt-schedule"}, {"a schedule", "x-redoubt-schedule"}, {"time zone", "x-redoubt-schedule"}, {"start within", "x-redoubt-schedule"}, {"a job cannot publish", "ports"}, {"an endpoint", "deploy.endpoint_mode"}, {"endpoint", "deploy.endpoint_mode"}, {"limit", "deploy.resources.limits"},
 		{"memory limit", "deploy.resources.limits.memory"}, {"cpu limit", "deploy.resources.limits.cpus"}, {"reserv", "deploy.resources.reservations"},
+		{"placement preference", "deploy.placement.preferences"}, {"a global service", "deploy.mode"}, {"priority", "x-redoubt-placement.priority"}, {"strategy", "x-redoubt-placement.strategy"}, {"rebalance", "x-redoubt-placement"},
 		{"container label", "labels"}, {"service label", "deploy.labels"}, {"identity", "x-redoubt-identity"}, {"the identity", "x-redoubt-identity"},
 	} {
 		if strings.HasPrefix(strings.ToLower(text), k.begins) {
