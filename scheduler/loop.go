@@ -32,6 +32,8 @@ type loop struct {
 	// wake is when the next task that waits for its restart delay is due; zero:
 	// none waits.
 	wake time.Time
+	// dependedOn are the names of services that tasks without a node wait for.
+	dependedOn map[string]bool
 	// again is when services are to be looked at though nothing changed.
 	again map[string]time.Time
 	// statuses are how far updates are, as plans say, to be written.
@@ -58,16 +60,17 @@ type loop struct {
 
 func newLoop(cfg Config) *loop {
 	return &loop{
-		cfg:      cfg,
-		cluster:  placement.NewCluster(),
-		requests: map[string]*placement.Request{},
-		services: map[string]*orchestrator.Service{},
-		dirty:    map[string]bool{},
-		again:    map[string]time.Time{},
-		drop:     map[string]int64{},
-		due:      map[string]bool{},
-		uneven:   newUneven(),
-		yielding: map[string]yield{}, preempted: map[string]time.Time{},
+		cfg:        cfg,
+		cluster:    placement.NewCluster(),
+		requests:   map[string]*placement.Request{},
+		services:   map[string]*orchestrator.Service{},
+		dirty:      map[string]bool{},
+		dependedOn: map[string]bool{},
+		again:      map[string]time.Time{},
+		drop:       map[string]int64{},
+		due:        map[string]bool{},
+		uneven:     newUneven(),
+		yielding:   map[string]yield{}, preempted: map[string]time.Time{},
 		retry:   true,
 		latch:   true,
 		address: true,
@@ -122,8 +125,12 @@ func (l *loop) observe(events []raftstore.Event) error {
 			} else if old, now, ok := store.Services.Event(e); ok {
 				l.service(either(old, now).GetId())
 				l.levels(now)
+				if l.dependedOn[either(now, old).GetSpec().GetName()] {
+					l.retry = true
+				}
 			} else if old, now, ok := store.ServiceRuns.Event(e); ok {
 				l.service(either(old, now).GetServiceId())
+				l.came(r, either(old, now).GetServiceId())
 			} else if old, now, ok := store.Revisions.Event(e); ok && now == nil {
 				delete(l.requests, old.GetId())
 				if l.services[old.GetServiceId()] != nil {
@@ -153,6 +160,7 @@ func either[T comparable](a, b T) T {
 // observeTask looks once at a task of which there were any number of events.
 func (l *loop) observeTask(r raftstore.Reader, t *schedulerpb.Task) {
 	l.service(t.GetServiceId()).Touch(t)
+	l.came(r, t.GetServiceId())
 	now, ok := store.Tasks.Get(r, t.GetId())
 	if !ok {
 		l.cluster.RemoveTask(t.GetId())

@@ -249,6 +249,7 @@ type batch struct {
 	req    *placement.Request
 	target string
 	tasks  []*edit
+	waits  string // what it depends on that has not come so far; empty: nothing
 }
 
 // place gives nodes to the tasks the plan makes and to those that wait for one,
@@ -266,6 +267,7 @@ func (l *loop) place(r raftstore.Reader, writes []*write, now time.Time) []*writ
 	}
 	more := false
 	l.wake = time.Time{}
+	clear(l.dependedOn)
 	var waiting []*edit
 	for t := range store.Tasks.By(r, "node", store.Unassigned) {
 		switch {
@@ -330,7 +332,7 @@ func (l *loop) batches(r raftstore.Reader, edits []*edit, now time.Time) []*batc
 			if req == nil {
 				continue
 			}
-			b = &batch{req: req, target: t.GetTargetNodeId()}
+			b = &batch{req: req, target: t.GetTargetNodeId(), waits: l.waits(r, t.GetServiceId(), req)}
 			found[k] = b
 			out = append(out, b)
 		}
@@ -340,16 +342,47 @@ func (l *loop) batches(r raftstore.Reader, edits []*edit, now time.Time) []*batc
 	return out
 }
 
+// waits says what tasks of a service wait for of others, and sees that the loop looks
+// again when those have changed.
+func (l *loop) waits(r raftstore.Reader, service string, req *placement.Request) string {
+	if len(req.DependsOn) == 0 {
+		return ""
+	}
+	s, ok := store.Services.Get(r, service)
+	if !ok {
+		return "" // its tasks are about to go
+	}
+	why := store.Waits(r, s, req.DependsOn)
+	if why != "" {
+		for _, d := range req.DependsOn {
+			l.dependedOn[d.GetService()] = true
+		}
+	}
+	return why
+}
+
+// came has tasks that wait for a service of that id looked at again.
+func (l *loop) came(r raftstore.Reader, id string) {
+	if len(l.dependedOn) == 0 {
+		return
+	}
+	if s, ok := store.Services.Get(r, id); ok && l.dependedOn[s.GetSpec().GetName()] {
+		l.retry = true
+	}
+}
+
 // placeBatch says how many of the batch have a node now, the first ones.
 func (l *loop) placeBatch(b *batch, now time.Time) int {
 	var nodes []string
 	var refusal *placement.Refusal
-	if b.target == "" {
+	if b.waits != "" {
+		// It is given no node: what it would reserve there others can have.
+	} else if b.target == "" {
 		nodes, refusal = l.cluster.Place(b.req, len(b.tasks), now)
 	} else if refusal = l.cluster.Check(b.req, b.target); refusal == nil {
 		nodes = []string{b.target}
 	}
-	why := ""
+	why := b.waits
 	if refusal != nil {
 		why = refusal.String()
 	}

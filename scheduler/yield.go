@@ -101,7 +101,7 @@ func (l *loop) lift(claims map[string]*claim, b *batch) (lifted []*claim) {
 // preempt stops tasks for those of a batch that found no node, where that is possible
 // and they may.
 func (l *loop) preempt(r raftstore.Reader, b *batch, claims map[string]*claim, seen map[string]bool, now time.Time) (writes []*write) {
-	if b.req.Priority == 0 || l.lately(b.key(), now) {
+	if b.waits != "" || b.req.Priority == 0 || l.lately(b.key(), now) {
 		return nil
 	}
 	for _, e := range b.tasks {

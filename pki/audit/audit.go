@@ -57,7 +57,7 @@ type Log struct {
 }
 
 // reads are the verbs whose calls are recorded though they change nothing.
-var reads = map[string]bool{"backup.create": true, "compliance.inspect": true, "compliance.run": true, "config.read": true, "service.logs": true}
+var reads = map[string]bool{"backup.create": true, "compliance.inspect": true, "compliance.run": true, "config.read": true, "service.exec": true, "service.logs": true}
 
 // reporting are the services by which nodes say how things are with them. They
 // change nothing but that, and come many times a second.

@@ -133,6 +133,9 @@ const (
 	logOverhead      = 1 << 10
 	logPause         = 10 * time.Millisecond
 
+	// maxExecuting commands are carried at a time: managers ask for no more.
+	maxExecuting = 32
+
 	// Deliveries of secrets and configs: tasks of one request, files of a task, how
 	// long one may take, when what failed is tried again, and after how long what rund
 	// took and does not tell of.

@@ -6,6 +6,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/mesh"
 	"github.com/redoubt-cluster/redoubt/mesh/overlay"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"google.golang.org/grpc"
 )
 
 // Executor runs containers: rund, by way of package executor.
@@ -20,6 +22,8 @@ type Executor interface {
 	// Logs passes a task's output to f until its end, or for ever when
 	// following.
 	Logs(ctx context.Context, r *rundpb.LogsRequest, f func(*rundpb.LogsResponse) error) error
+	// Exec opens the stream of a command in a task's container, for as long as ctx lasts.
+	Exec(ctx context.Context) (grpc.BidiStreamingClient[rundpb.ExecRequest, taskpb.ExecOutput], error)
 	// NodeKey asks for the statement of the key that secrets are sealed to.
 	NodeKey(context.Context, *rundpb.NodeKeyRequest) (*rundpb.NodeKeyResponse, error)
 	// Deliver gives a task its secrets and configs.

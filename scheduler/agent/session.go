@@ -66,6 +66,7 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 		logs:      newLogs(a),
 		answers:   make(chan *schedulerpb.AgentMessage, maxAnswers),
 		checking:  make(chan struct{}, maxChecking),
+		executing: make(chan struct{}, maxExecuting),
 	}
 	a.mu.Lock()
 	a.machine.reportAll()
@@ -83,6 +84,7 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 	err = g.Wait()
 	s.logs.wait()
 	s.checks.Wait()
+	s.execs.Wait()
 	if s.assembler.heard {
 		a.useConn(nil)
 	}
@@ -109,6 +111,8 @@ type session struct {
 	answers   chan *schedulerpb.AgentMessage // from receive and checks to send
 	checks    sync.WaitGroup                 // checks; grows in receive alone
 	checking  chan struct{}                  // their places
+	execs     sync.WaitGroup                 // commands in containers; grows in receive, and by them
+	executing chan struct{}                  // their places
 	clock     clock
 }
 
@@ -299,6 +303,8 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 			s.answer(v.Mesh)
 		case *schedulerpb.ManagerMessage_Check:
 			s.check(ctx, v.Check)
+		case *schedulerpb.ManagerMessage_Exec:
+			s.exec(ctx, v.Exec)
 		case *schedulerpb.ManagerMessage_Settings:
 			s.clock.answer(v.Settings, time.Now())
 			d := time.Duration(v.Settings.HeartbeatNs)

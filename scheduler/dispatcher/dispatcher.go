@@ -92,7 +92,9 @@ type Dispatcher struct {
 	subs    map[string]*subscription
 	// questions to nodes that are not answered yet, by id.
 	questions map[string]*question
-	managers  []string
+	// execs are the commands that nodes were told of, by id.
+	execs    map[string]*execution
+	managers []string
 	// denials is what sessions are told; nil: not read yet.
 	denials *schedulerpb.ManagerMessage
 }
@@ -131,6 +133,7 @@ func New(c Config) (*Dispatcher, error) {
 		members:   map[string]*member{},
 		subs:      map[string]*subscription{},
 		questions: map[string]*question{},
+		execs:     map[string]*execution{},
 	}, nil
 }
 

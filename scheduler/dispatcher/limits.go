@@ -112,6 +112,14 @@ const (
 	subscriptionBytes  = 4 << 20
 	subscriptionChunks = 4096
 
+	// Commands in containers: at a time, of one node, by one caller, how long a node may
+	// take to come for one, and bytes of one piece of input or output.
+	maxExecs       = 128
+	maxNodeExecs   = 32
+	maxCallerExecs = 16
+	execPatience   = 10 * time.Second
+	maxExecChunk   = 32 << 10
+
 	// maxClockOffset bounds what a node says of its clock.
 	maxClockOffset = 100 * 365 * 24 * time.Hour
 

@@ -157,6 +157,7 @@ func (d *Dispatcher) lost(s *session) {
 		sub.lost(s)
 	}
 	d.unanswered(s)
+	d.lostExecs(s)
 }
 
 // logChunk passes a node's chunk to its reader. It never waits.

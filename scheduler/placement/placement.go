@@ -43,6 +43,8 @@ type Request struct {
 	Ingress bool
 	// Priority: tasks of a lower one may be stopped for it.
 	Priority uint32
+	// DependsOn is for who says when a task may have a node at all.
+	DependsOn []*taskpb.Dependency
 
 	nanoCPUs, memory int64
 	ports            []*taskpb.Port
@@ -65,6 +67,7 @@ func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec, feature func
 		ServiceID: serviceID,
 		Revision:  revision,
 		Networks:  t.GetNetworks(),
+		DependsOn: t.GetDependsOn(),
 		nanoCPUs:  t.GetReservations().GetNanoCpus(),
 		memory:    t.GetReservations().GetMemoryBytes(),
 		ports:     spec.HostPorts(t),

@@ -28,6 +28,9 @@ type Config struct {
 	// on, or its deployers ended it, and only local root or a join token says whom to
 	// trust first. Empty: a node that was told of no chain runs what managers say.
 	Lock string `yaml:"lock"`
+	// Exec: where it is "refused" no command is run in a container here. Empty: managers
+	// say who may.
+	Exec string `yaml:"exec"`
 	// BindMounts is the allow-list for bind mounts. Empty: none.
 	BindMounts []BindMount `yaml:"bind_mounts"`
 	// AllowedCapabilities, as CAP_NET_ADMIN, and AllowedDevices are what containers may
@@ -48,7 +51,10 @@ type Config struct {
 	CNI cni.Config `yaml:"cni"`
 }
 
-const lockRequired = "required"
+const (
+	lockRequired = "required"
+	execRefused  = "refused"
+)
 
 // GCConfig says what the node keeps that nobody uses.
 type GCConfig struct {
@@ -124,6 +130,9 @@ func Defaults() Config {
 func (c *Config) Validate() error {
 	if c.Lock != "" && c.Lock != lockRequired {
 		return fmt.Errorf("rund.lock %.40q must be %s, or left out", c.Lock, lockRequired)
+	}
+	if c.Exec != "" && c.Exec != execRefused {
+		return fmt.Errorf("rund.exec %.40q must be %s, or left out", c.Exec, execRefused)
 	}
 	if !cleanAbs(c.Containerd.Socket) {
 		return fmt.Errorf("rund.containerd.socket %q must be a clean absolute path", c.Containerd.Socket)

@@ -54,6 +54,13 @@ func (h *hub) touch(id string) {
 	}
 }
 
+// get returns a task's present state, or nil.
+func (h *hub) get(id string) *rundpb.TaskActual {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.tasks[id]
+}
+
 // all returns the present state.
 func (h *hub) all() []*rundpb.TaskActual {
 	h.mu.Lock()

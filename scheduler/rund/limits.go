@@ -61,6 +61,18 @@ const (
 	checkOutputWait  = 200 * time.Millisecond
 	checkCallTimeout = 10 * time.Second
 
+	// Commands in containers: on a node, in one container, bytes of one piece of input or
+	// output, characters of a user, rows or columns of a terminal, how long one may take
+	// to start and to end, and the silence after its end that no output follows.
+	maxExecs     = 64
+	maxTaskExecs = 8
+	maxExecChunk = 32 << 10
+	maxExecUser  = 128
+	maxWindow    = 1 << 12
+	execStart    = 20 * time.Second
+	execEnd      = 10 * time.Second
+	execSilence  = time.Second
+
 	// Relays of a task; the user that they have, counted from the end of the range:
 	// neither 65534, which is nobody, nor 65535, which 16 bits take for none. How long
 	// one may take to start, the longest word it says, when it is tried again, and

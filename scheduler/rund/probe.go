@@ -40,6 +40,7 @@ func (s *Server) Probe(ctx context.Context, _ *rundpb.ProbeRequest) (*rundpb.Pro
 	if s.check != nil {
 		resp.Features = append(resp.Features, &taskpb.Feature{Name: "check", Present: true})
 	}
+	resp.Features = append(resp.Features, s.execFeature())
 	resp.Features = append(resp.Features, s.allowed.features()...)
 	resp.Features = append(resp.Features, s.ranges.feature())
 	resp.Features = append(resp.Features, s.lockFeature()...)

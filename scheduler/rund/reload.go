@@ -105,6 +105,9 @@ func (w *worker) reload(ctx context.Context) error {
 			return err
 		}
 		w.observe(ctx, info)
+		if err := w.endExecs(cctx); err != nil {
+			return err
+		}
 		w.relays.forget() // this is another task to containerd's client
 		w.relays.recall(info.Labels)
 		if w.phase() != rundpb.Phase_PHASE_STOPPING {

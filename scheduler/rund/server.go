@@ -74,6 +74,7 @@ type Server struct {
 	checks    chan struct{} // places of healthchecks that are being started
 	check     func(context.Context, []string, Inventory) []*taskpb.CheckResult
 	checking  chan struct{} // capacity 1: controls are being run
+	execs     execPlaces
 	answers   chan struct{} // buffered 1; containerd answers again, for adopt
 	adopted   chan struct{} // closed by adopt when existing containers are known
 
@@ -82,7 +83,7 @@ type Server struct {
 	generation uint64                // guarded by mu
 	applied    []*rundpb.TaskDesired // nil before the first Apply. Guarded by mu
 	workers    map[string]*worker    // guarded by mu
-	running    sync.WaitGroup        // workers; grows only under mu
+	running    sync.WaitGroup        // workers, and commands in containers; grows only under mu
 	storage    *taskpb.Storage       // of the last collection. Guarded by mu
 	// containerdRoot lies on the disk that images fill. Guarded by mu
 	containerdRoot string

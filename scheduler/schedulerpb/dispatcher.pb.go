@@ -27,6 +27,183 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ExecCall has a node come for a command.
+type ExecCall struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecCall) Reset() {
+	*x = ExecCall{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecCall) ProtoMessage() {}
+
+func (x *ExecCall) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecCall.ProtoReflect.Descriptor instead.
+func (*ExecCall) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ExecCall) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ExecOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of the first.
+	TaskId  string              `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Command *taskpb.ExecCommand `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	// Of all others.
+	Input         *taskpb.ExecInput `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecOrder) Reset() {
+	*x = ExecOrder{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecOrder) ProtoMessage() {}
+
+func (x *ExecOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecOrder.ProtoReflect.Descriptor instead.
+func (*ExecOrder) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ExecOrder) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *ExecOrder) GetCommand() *taskpb.ExecCommand {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ExecOrder) GetInput() *taskpb.ExecInput {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
+
+type ExecReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of the first: the call's.
+	Id     string             `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Output *taskpb.ExecOutput `protobuf:"bytes,2,opt,name=output,proto3" json:"output,omitempty"`
+	// Last, in the place of how it ended: a gRPC code, and why.
+	Code          uint32 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecReport) Reset() {
+	*x = ExecReport{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecReport) ProtoMessage() {}
+
+func (x *ExecReport) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecReport.ProtoReflect.Descriptor instead.
+func (*ExecReport) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ExecReport) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ExecReport) GetOutput() *taskpb.ExecOutput {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+func (x *ExecReport) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *ExecReport) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type AgentMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -45,7 +222,7 @@ type AgentMessage struct {
 
 func (x *AgentMessage) Reset() {
 	*x = AgentMessage{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[0]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -57,7 +234,7 @@ func (x *AgentMessage) String() string {
 func (*AgentMessage) ProtoMessage() {}
 
 func (x *AgentMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[0]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -70,7 +247,7 @@ func (x *AgentMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMessage.ProtoReflect.Descriptor instead.
 func (*AgentMessage) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{0}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AgentMessage) GetMessage() isAgentMessage_Message {
@@ -203,7 +380,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[1]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +392,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[1]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +405,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetDescription() *NodeDescription {
@@ -260,7 +437,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[2]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +449,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[2]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +462,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Heartbeat) GetAppliedIndex() uint64 {
@@ -320,7 +497,7 @@ type TrustReport struct {
 
 func (x *TrustReport) Reset() {
 	*x = TrustReport{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -332,7 +509,7 @@ func (x *TrustReport) String() string {
 func (*TrustReport) ProtoMessage() {}
 
 func (x *TrustReport) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -345,7 +522,7 @@ func (x *TrustReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustReport.ProtoReflect.Descriptor instead.
 func (*TrustReport) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TrustReport) GetRoots() [][]byte {
@@ -364,7 +541,7 @@ type StatusBatch struct {
 
 func (x *StatusBatch) Reset() {
 	*x = StatusBatch{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +553,7 @@ func (x *StatusBatch) String() string {
 func (*StatusBatch) ProtoMessage() {}
 
 func (x *StatusBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[4]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +566,7 @@ func (x *StatusBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusBatch.ProtoReflect.Descriptor instead.
 func (*StatusBatch) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatusBatch) GetReports() []*TaskReport {
@@ -409,7 +586,7 @@ type TaskReport struct {
 
 func (x *TaskReport) Reset() {
 	*x = TaskReport{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +598,7 @@ func (x *TaskReport) String() string {
 func (*TaskReport) ProtoMessage() {}
 
 func (x *TaskReport) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[5]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +611,7 @@ func (x *TaskReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskReport.ProtoReflect.Descriptor instead.
 func (*TaskReport) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TaskReport) GetTaskId() string {
@@ -468,7 +645,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +657,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[6]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +670,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *LogChunk) GetSubscription() string {
@@ -560,6 +737,7 @@ type ManagerMessage struct {
 	//	*ManagerMessage_Identities
 	//	*ManagerMessage_Check
 	//	*ManagerMessage_ImagePolicy
+	//	*ManagerMessage_Exec
 	Message       isManagerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -567,7 +745,7 @@ type ManagerMessage struct {
 
 func (x *ManagerMessage) Reset() {
 	*x = ManagerMessage{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +757,7 @@ func (x *ManagerMessage) String() string {
 func (*ManagerMessage) ProtoMessage() {}
 
 func (x *ManagerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +770,7 @@ func (x *ManagerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerMessage.ProtoReflect.Descriptor instead.
 func (*ManagerMessage) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ManagerMessage) GetMessage() isManagerMessage_Message {
@@ -701,6 +879,15 @@ func (x *ManagerMessage) GetImagePolicy() *ImagePolicyInForce {
 	return nil
 }
 
+func (x *ManagerMessage) GetExec() *ExecCall {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
 type isManagerMessage_Message interface {
 	isManagerMessage_Message()
 }
@@ -751,6 +938,11 @@ type ManagerMessage_ImagePolicy struct {
 	ImagePolicy *ImagePolicyInForce `protobuf:"bytes,21,opt,name=image_policy,json=imagePolicy,proto3,oneof"`
 }
 
+type ManagerMessage_Exec struct {
+	// To nodes that said to have the feature "exec" alone.
+	Exec *ExecCall `protobuf:"bytes,23,opt,name=exec,proto3,oneof"`
+}
+
 func (*ManagerMessage_Assignments) isManagerMessage_Message() {}
 
 func (*ManagerMessage_Managers) isManagerMessage_Message() {}
@@ -773,6 +965,8 @@ func (*ManagerMessage_Check) isManagerMessage_Message() {}
 
 func (*ManagerMessage_ImagePolicy) isManagerMessage_Message() {}
 
+func (*ManagerMessage_Exec) isManagerMessage_Message() {}
+
 // ImagePolicyInForce is said before the first assignments of a session and whenever
 // it changes.
 type ImagePolicyInForce struct {
@@ -785,7 +979,7 @@ type ImagePolicyInForce struct {
 
 func (x *ImagePolicyInForce) Reset() {
 	*x = ImagePolicyInForce{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +991,7 @@ func (x *ImagePolicyInForce) String() string {
 func (*ImagePolicyInForce) ProtoMessage() {}
 
 func (x *ImagePolicyInForce) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[8]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +1004,7 @@ func (x *ImagePolicyInForce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagePolicyInForce.ProtoReflect.Descriptor instead.
 func (*ImagePolicyInForce) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ImagePolicyInForce) GetDocument() []byte {
@@ -831,7 +1025,7 @@ type Denials struct {
 
 func (x *Denials) Reset() {
 	*x = Denials{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +1037,7 @@ func (x *Denials) String() string {
 func (*Denials) ProtoMessage() {}
 
 func (x *Denials) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[9]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +1050,7 @@ func (x *Denials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denials.ProtoReflect.Descriptor instead.
 func (*Denials) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Denials) GetDenials() []*Denial {
@@ -879,7 +1073,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1085,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1098,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Denial) GetIdHash() []byte {
@@ -934,7 +1128,7 @@ type MeshRequest struct {
 
 func (x *MeshRequest) Reset() {
 	*x = MeshRequest{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1140,7 @@ func (x *MeshRequest) String() string {
 func (*MeshRequest) ProtoMessage() {}
 
 func (x *MeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1153,7 @@ func (x *MeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshRequest.ProtoReflect.Descriptor instead.
 func (*MeshRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MeshRequest) GetId() string {
@@ -988,7 +1182,7 @@ type MeshAnswer struct {
 
 func (x *MeshAnswer) Reset() {
 	*x = MeshAnswer{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1194,7 @@ func (x *MeshAnswer) String() string {
 func (*MeshAnswer) ProtoMessage() {}
 
 func (x *MeshAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1207,7 @@ func (x *MeshAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshAnswer.ProtoReflect.Descriptor instead.
 func (*MeshAnswer) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MeshAnswer) GetId() string {
@@ -1050,7 +1244,7 @@ type CheckQuestion struct {
 
 func (x *CheckQuestion) Reset() {
 	*x = CheckQuestion{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1256,7 @@ func (x *CheckQuestion) String() string {
 func (*CheckQuestion) ProtoMessage() {}
 
 func (x *CheckQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1269,7 @@ func (x *CheckQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckQuestion.ProtoReflect.Descriptor instead.
 func (*CheckQuestion) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CheckQuestion) GetId() string {
@@ -1106,7 +1300,7 @@ type CheckAnswer struct {
 
 func (x *CheckAnswer) Reset() {
 	*x = CheckAnswer{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1312,7 @@ func (x *CheckAnswer) String() string {
 func (*CheckAnswer) ProtoMessage() {}
 
 func (x *CheckAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1325,7 @@ func (x *CheckAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckAnswer.ProtoReflect.Descriptor instead.
 func (*CheckAnswer) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CheckAnswer) GetId() string {
@@ -1174,7 +1368,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1380,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1393,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -1281,7 +1475,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1487,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1500,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Assignment) GetTaskId() string {
@@ -1417,7 +1611,7 @@ type ManagerList struct {
 
 func (x *ManagerList) Reset() {
 	*x = ManagerList{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1623,7 @@ func (x *ManagerList) String() string {
 func (*ManagerList) ProtoMessage() {}
 
 func (x *ManagerList) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1636,7 @@ func (x *ManagerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerList.ProtoReflect.Descriptor instead.
 func (*ManagerList) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ManagerList) GetAddresses() []string {
@@ -1470,7 +1664,7 @@ type LogSubscription struct {
 
 func (x *LogSubscription) Reset() {
 	*x = LogSubscription{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1676,7 @@ func (x *LogSubscription) String() string {
 func (*LogSubscription) ProtoMessage() {}
 
 func (x *LogSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1689,7 @@ func (x *LogSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
 func (*LogSubscription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LogSubscription) GetId() string {
@@ -1560,7 +1754,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1766,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1779,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Settings) GetHeartbeatNs() int64 {
@@ -1626,7 +1820,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1832,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1845,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Membership) GetIssuer() []byte {
@@ -1720,7 +1914,7 @@ type NetworkSet struct {
 
 func (x *NetworkSet) Reset() {
 	*x = NetworkSet{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1926,7 @@ func (x *NetworkSet) String() string {
 func (*NetworkSet) ProtoMessage() {}
 
 func (x *NetworkSet) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1939,7 @@ func (x *NetworkSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSet.ProtoReflect.Descriptor instead.
 func (*NetworkSet) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NetworkSet) GetComplete() bool {
@@ -1893,7 +2087,7 @@ type NetworkView struct {
 
 func (x *NetworkView) Reset() {
 	*x = NetworkView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2099,7 @@ func (x *NetworkView) String() string {
 func (*NetworkView) ProtoMessage() {}
 
 func (x *NetworkView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2112,7 @@ func (x *NetworkView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkView.ProtoReflect.Descriptor instead.
 func (*NetworkView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NetworkView) GetId() string {
@@ -2079,7 +2273,7 @@ type IngressPortView struct {
 
 func (x *IngressPortView) Reset() {
 	*x = IngressPortView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2285,7 @@ func (x *IngressPortView) String() string {
 func (*IngressPortView) ProtoMessage() {}
 
 func (x *IngressPortView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2298,7 @@ func (x *IngressPortView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressPortView.ProtoReflect.Descriptor instead.
 func (*IngressPortView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *IngressPortView) GetPublished() uint32 {
@@ -2168,7 +2362,7 @@ type EndpointView struct {
 
 func (x *EndpointView) Reset() {
 	*x = EndpointView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2374,7 @@ func (x *EndpointView) String() string {
 func (*EndpointView) ProtoMessage() {}
 
 func (x *EndpointView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2387,7 @@ func (x *EndpointView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointView.ProtoReflect.Descriptor instead.
 func (*EndpointView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *EndpointView) GetTaskId() string {
@@ -2255,7 +2449,7 @@ type NetworkServiceView struct {
 
 func (x *NetworkServiceView) Reset() {
 	*x = NetworkServiceView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2461,7 @@ func (x *NetworkServiceView) String() string {
 func (*NetworkServiceView) ProtoMessage() {}
 
 func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2474,7 @@ func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkServiceView.ProtoReflect.Descriptor instead.
 func (*NetworkServiceView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{25}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NetworkServiceView) GetServiceId() string {
@@ -2332,7 +2526,7 @@ type PolicyRuleView struct {
 
 func (x *PolicyRuleView) Reset() {
 	*x = PolicyRuleView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2538,7 @@ func (x *PolicyRuleView) String() string {
 func (*PolicyRuleView) ProtoMessage() {}
 
 func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2551,7 @@ func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRuleView.ProtoReflect.Descriptor instead.
 func (*PolicyRuleView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{26}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PolicyRuleView) GetPolicyId() string {
@@ -2404,7 +2598,7 @@ type PeerView struct {
 
 func (x *PeerView) Reset() {
 	*x = PeerView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2416,7 +2610,7 @@ func (x *PeerView) String() string {
 func (*PeerView) ProtoMessage() {}
 
 func (x *PeerView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2429,7 +2623,7 @@ func (x *PeerView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerView.ProtoReflect.Descriptor instead.
 func (*PeerView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{27}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PeerView) GetNodeId() string {
@@ -2464,7 +2658,19 @@ var File_scheduler_schedulerpb_dispatcher_proto protoreflect.FileDescriptor
 
 const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\n" +
-	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a\x13pki/pkipb/pki.proto\x1a$scheduler/schedulerpb/identity.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/task.proto\"\xae\x03\n" +
+	"&scheduler/schedulerpb/dispatcher.proto\x12\x14redoubt.scheduler.v1\x1a\x16mesh/meshpb/mesh.proto\x1a\x1dpki/authz/authzpb/authz.proto\x1a\x13pki/pkipb/pki.proto\x1a$scheduler/schedulerpb/identity.proto\x1a!scheduler/schedulerpb/types.proto\x1a\x1bscheduler/taskpb/exec.proto\x1a\x1bscheduler/taskpb/task.proto\"\x1a\n" +
+	"\bExecCall\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x8e\x01\n" +
+	"\tExecOrder\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x126\n" +
+	"\acommand\x18\x02 \x01(\v2\x1c.redoubt.task.v1.ExecCommandR\acommand\x120\n" +
+	"\x05input\x18\x03 \x01(\v2\x1a.redoubt.task.v1.ExecInputR\x05input\"{\n" +
+	"\n" +
+	"ExecReport\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x123\n" +
+	"\x06output\x18\x02 \x01(\v2\x1b.redoubt.task.v1.ExecOutputR\x06output\x12\x12\n" +
+	"\x04code\x18\x03 \x01(\rR\x04code\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xae\x03\n" +
 	"\fAgentMessage\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.redoubt.scheduler.v1.HelloH\x00R\x05hello\x12?\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x1f.redoubt.scheduler.v1.HeartbeatH\x00R\theartbeat\x12;\n" +
@@ -2496,7 +2702,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x06 \x01(\bR\x03eof\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\xe6\x05\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\x9c\x06\n" +
 	"\x0eManagerMessage\x12E\n" +
 	"\vassignments\x18\x01 \x01(\v2!.redoubt.scheduler.v1.AssignmentsH\x00R\vassignments\x12?\n" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
@@ -2512,7 +2718,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"identities\x18\b \x01(\v2\".redoubt.scheduler.v1.IdentityNewsH\x00R\n" +
 	"identities\x12;\n" +
 	"\x05check\x18\t \x01(\v2#.redoubt.scheduler.v1.CheckQuestionH\x00R\x05check\x12M\n" +
-	"\fimage_policy\x18\x15 \x01(\v2(.redoubt.scheduler.v1.ImagePolicyInForceH\x00R\vimagePolicyB\t\n" +
+	"\fimage_policy\x18\x15 \x01(\v2(.redoubt.scheduler.v1.ImagePolicyInForceH\x00R\vimagePolicy\x124\n" +
+	"\x04exec\x18\x17 \x01(\v2\x1e.redoubt.scheduler.v1.ExecCallH\x00R\x04execB\t\n" +
 	"\amessage\"0\n" +
 	"\x12ImagePolicyInForce\x12\x1a\n" +
 	"\bdocument\x18\x01 \x01(\fR\bdocument\"A\n" +
@@ -2658,10 +2865,12 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12!\n" +
 	"\fmesh_address\x18\x02 \x01(\tR\vmeshAddress\x12\x1a\n" +
 	"\bunderlay\x18\x03 \x01(\tR\bunderlay\x12\x1b\n" +
-	"\tmesh_bits\x18\x04 \x01(\rR\bmeshBits2o\n" +
+	"\tmesh_bits\x18\x04 \x01(\rR\bmeshBits2\xc8\x01\n" +
 	"\n" +
 	"Dispatcher\x12a\n" +
 	"\aSession\x12\".redoubt.scheduler.v1.AgentMessage\x1a$.redoubt.scheduler.v1.ManagerMessage\"\b\x9a\xe5\x18\x04\n" +
+	"\x02\x02\x03(\x010\x01\x12W\n" +
+	"\x04Exec\x12 .redoubt.scheduler.v1.ExecReport\x1a\x1f.redoubt.scheduler.v1.ExecOrder\"\b\x9a\xe5\x18\x04\n" +
 	"\x02\x02\x03(\x010\x01B:Z8github.com/redoubt-cluster/redoubt/scheduler/schedulerpbb\x06proto3"
 
 var (
@@ -2676,109 +2885,121 @@ func file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_dispatcher_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
-	(*AgentMessage)(nil),       // 0: redoubt.scheduler.v1.AgentMessage
-	(*Hello)(nil),              // 1: redoubt.scheduler.v1.Hello
-	(*Heartbeat)(nil),          // 2: redoubt.scheduler.v1.Heartbeat
-	(*TrustReport)(nil),        // 3: redoubt.scheduler.v1.TrustReport
-	(*StatusBatch)(nil),        // 4: redoubt.scheduler.v1.StatusBatch
-	(*TaskReport)(nil),         // 5: redoubt.scheduler.v1.TaskReport
-	(*LogChunk)(nil),           // 6: redoubt.scheduler.v1.LogChunk
-	(*ManagerMessage)(nil),     // 7: redoubt.scheduler.v1.ManagerMessage
-	(*ImagePolicyInForce)(nil), // 8: redoubt.scheduler.v1.ImagePolicyInForce
-	(*Denials)(nil),            // 9: redoubt.scheduler.v1.Denials
-	(*Denial)(nil),             // 10: redoubt.scheduler.v1.Denial
-	(*MeshRequest)(nil),        // 11: redoubt.scheduler.v1.MeshRequest
-	(*MeshAnswer)(nil),         // 12: redoubt.scheduler.v1.MeshAnswer
-	(*CheckQuestion)(nil),      // 13: redoubt.scheduler.v1.CheckQuestion
-	(*CheckAnswer)(nil),        // 14: redoubt.scheduler.v1.CheckAnswer
-	(*Assignments)(nil),        // 15: redoubt.scheduler.v1.Assignments
-	(*Assignment)(nil),         // 16: redoubt.scheduler.v1.Assignment
-	(*ManagerList)(nil),        // 17: redoubt.scheduler.v1.ManagerList
-	(*LogSubscription)(nil),    // 18: redoubt.scheduler.v1.LogSubscription
-	(*Settings)(nil),           // 19: redoubt.scheduler.v1.Settings
-	(*Membership)(nil),         // 20: redoubt.scheduler.v1.Membership
-	(*NetworkSet)(nil),         // 21: redoubt.scheduler.v1.NetworkSet
-	(*NetworkView)(nil),        // 22: redoubt.scheduler.v1.NetworkView
-	(*IngressPortView)(nil),    // 23: redoubt.scheduler.v1.IngressPortView
-	(*EndpointView)(nil),       // 24: redoubt.scheduler.v1.EndpointView
-	(*NetworkServiceView)(nil), // 25: redoubt.scheduler.v1.NetworkServiceView
-	(*PolicyRuleView)(nil),     // 26: redoubt.scheduler.v1.PolicyRuleView
-	(*PeerView)(nil),           // 27: redoubt.scheduler.v1.PeerView
-	nil,                        // 28: redoubt.scheduler.v1.NetworkView.OptionsEntry
-	(*NodeDescription)(nil),    // 29: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),        // 30: redoubt.scheduler.v1.ClockOffset
-	(*TaskStatus)(nil),         // 31: redoubt.scheduler.v1.TaskStatus
-	(*IdentityNews)(nil),       // 32: redoubt.scheduler.v1.IdentityNews
-	(*MeshState)(nil),          // 33: redoubt.scheduler.v1.MeshState
-	(*taskpb.CheckResult)(nil), // 34: redoubt.task.v1.CheckResult
-	(TaskState)(0),             // 35: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil),    // 36: redoubt.task.v1.TaskSpec
-	(*taskpb.Attachment)(nil),  // 37: redoubt.task.v1.Attachment
-	(*taskpb.FileFacts)(nil),   // 38: redoubt.task.v1.FileFacts
-	(*taskpb.FileVersion)(nil), // 39: redoubt.task.v1.FileVersion
-	(*pkipb.Roots)(nil),        // 40: redoubt.pki.v1.Roots
-	(meshpb.Kind)(0),           // 41: redoubt.mesh.v1.Kind
-	(*meshpb.Subnet)(nil),      // 42: redoubt.mesh.v1.Subnet
-	(taskpb.Port_Protocol)(0),  // 43: redoubt.task.v1.Port.Protocol
-	(EndpointMode)(0),          // 44: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicyRule)(nil),  // 45: redoubt.mesh.v1.PolicyRule
+	(*ExecCall)(nil),           // 0: redoubt.scheduler.v1.ExecCall
+	(*ExecOrder)(nil),          // 1: redoubt.scheduler.v1.ExecOrder
+	(*ExecReport)(nil),         // 2: redoubt.scheduler.v1.ExecReport
+	(*AgentMessage)(nil),       // 3: redoubt.scheduler.v1.AgentMessage
+	(*Hello)(nil),              // 4: redoubt.scheduler.v1.Hello
+	(*Heartbeat)(nil),          // 5: redoubt.scheduler.v1.Heartbeat
+	(*TrustReport)(nil),        // 6: redoubt.scheduler.v1.TrustReport
+	(*StatusBatch)(nil),        // 7: redoubt.scheduler.v1.StatusBatch
+	(*TaskReport)(nil),         // 8: redoubt.scheduler.v1.TaskReport
+	(*LogChunk)(nil),           // 9: redoubt.scheduler.v1.LogChunk
+	(*ManagerMessage)(nil),     // 10: redoubt.scheduler.v1.ManagerMessage
+	(*ImagePolicyInForce)(nil), // 11: redoubt.scheduler.v1.ImagePolicyInForce
+	(*Denials)(nil),            // 12: redoubt.scheduler.v1.Denials
+	(*Denial)(nil),             // 13: redoubt.scheduler.v1.Denial
+	(*MeshRequest)(nil),        // 14: redoubt.scheduler.v1.MeshRequest
+	(*MeshAnswer)(nil),         // 15: redoubt.scheduler.v1.MeshAnswer
+	(*CheckQuestion)(nil),      // 16: redoubt.scheduler.v1.CheckQuestion
+	(*CheckAnswer)(nil),        // 17: redoubt.scheduler.v1.CheckAnswer
+	(*Assignments)(nil),        // 18: redoubt.scheduler.v1.Assignments
+	(*Assignment)(nil),         // 19: redoubt.scheduler.v1.Assignment
+	(*ManagerList)(nil),        // 20: redoubt.scheduler.v1.ManagerList
+	(*LogSubscription)(nil),    // 21: redoubt.scheduler.v1.LogSubscription
+	(*Settings)(nil),           // 22: redoubt.scheduler.v1.Settings
+	(*Membership)(nil),         // 23: redoubt.scheduler.v1.Membership
+	(*NetworkSet)(nil),         // 24: redoubt.scheduler.v1.NetworkSet
+	(*NetworkView)(nil),        // 25: redoubt.scheduler.v1.NetworkView
+	(*IngressPortView)(nil),    // 26: redoubt.scheduler.v1.IngressPortView
+	(*EndpointView)(nil),       // 27: redoubt.scheduler.v1.EndpointView
+	(*NetworkServiceView)(nil), // 28: redoubt.scheduler.v1.NetworkServiceView
+	(*PolicyRuleView)(nil),     // 29: redoubt.scheduler.v1.PolicyRuleView
+	(*PeerView)(nil),           // 30: redoubt.scheduler.v1.PeerView
+	nil,                        // 31: redoubt.scheduler.v1.NetworkView.OptionsEntry
+	(*taskpb.ExecCommand)(nil), // 32: redoubt.task.v1.ExecCommand
+	(*taskpb.ExecInput)(nil),   // 33: redoubt.task.v1.ExecInput
+	(*taskpb.ExecOutput)(nil),  // 34: redoubt.task.v1.ExecOutput
+	(*NodeDescription)(nil),    // 35: redoubt.scheduler.v1.NodeDescription
+	(*ClockOffset)(nil),        // 36: redoubt.scheduler.v1.ClockOffset
+	(*TaskStatus)(nil),         // 37: redoubt.scheduler.v1.TaskStatus
+	(*IdentityNews)(nil),       // 38: redoubt.scheduler.v1.IdentityNews
+	(*MeshState)(nil),          // 39: redoubt.scheduler.v1.MeshState
+	(*taskpb.CheckResult)(nil), // 40: redoubt.task.v1.CheckResult
+	(TaskState)(0),             // 41: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil),    // 42: redoubt.task.v1.TaskSpec
+	(*taskpb.Attachment)(nil),  // 43: redoubt.task.v1.Attachment
+	(*taskpb.FileFacts)(nil),   // 44: redoubt.task.v1.FileFacts
+	(*taskpb.FileVersion)(nil), // 45: redoubt.task.v1.FileVersion
+	(*pkipb.Roots)(nil),        // 46: redoubt.pki.v1.Roots
+	(meshpb.Kind)(0),           // 47: redoubt.mesh.v1.Kind
+	(*meshpb.Subnet)(nil),      // 48: redoubt.mesh.v1.Subnet
+	(taskpb.Port_Protocol)(0),  // 49: redoubt.task.v1.Port.Protocol
+	(EndpointMode)(0),          // 50: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicyRule)(nil),  // 51: redoubt.mesh.v1.PolicyRule
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
-	1,  // 0: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
-	2,  // 1: redoubt.scheduler.v1.AgentMessage.heartbeat:type_name -> redoubt.scheduler.v1.Heartbeat
-	4,  // 2: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
-	6,  // 3: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
-	12, // 4: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
-	3,  // 5: redoubt.scheduler.v1.AgentMessage.trust:type_name -> redoubt.scheduler.v1.TrustReport
-	14, // 6: redoubt.scheduler.v1.AgentMessage.check:type_name -> redoubt.scheduler.v1.CheckAnswer
-	29, // 7: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	30, // 8: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
-	5,  // 9: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	31, // 10: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	15, // 11: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
-	17, // 12: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
-	18, // 13: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
-	19, // 14: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
-	20, // 15: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
-	21, // 16: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
-	11, // 17: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
-	9,  // 18: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
-	32, // 19: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
-	13, // 20: redoubt.scheduler.v1.ManagerMessage.check:type_name -> redoubt.scheduler.v1.CheckQuestion
-	8,  // 21: redoubt.scheduler.v1.ManagerMessage.image_policy:type_name -> redoubt.scheduler.v1.ImagePolicyInForce
-	10, // 22: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
-	33, // 23: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
-	34, // 24: redoubt.scheduler.v1.CheckAnswer.results:type_name -> redoubt.task.v1.CheckResult
-	16, // 25: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	35, // 26: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	36, // 27: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	35, // 28: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	37, // 29: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
-	38, // 30: redoubt.scheduler.v1.Assignment.facts:type_name -> redoubt.task.v1.FileFacts
-	39, // 31: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
-	40, // 32: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
-	22, // 33: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
-	27, // 34: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
-	27, // 35: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
-	41, // 36: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
-	42, // 37: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
-	28, // 38: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
-	24, // 39: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
-	25, // 40: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
-	26, // 41: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
-	23, // 42: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
-	43, // 43: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	44, // 44: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	45, // 45: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	0,  // 46: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	7,  // 47: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	47, // [47:48] is the sub-list for method output_type
-	46, // [46:47] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	32, // 0: redoubt.scheduler.v1.ExecOrder.command:type_name -> redoubt.task.v1.ExecCommand
+	33, // 1: redoubt.scheduler.v1.ExecOrder.input:type_name -> redoubt.task.v1.ExecInput
+	34, // 2: redoubt.scheduler.v1.ExecReport.output:type_name -> redoubt.task.v1.ExecOutput
+	4,  // 3: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
+	5,  // 4: redoubt.scheduler.v1.AgentMessage.heartbeat:type_name -> redoubt.scheduler.v1.Heartbeat
+	7,  // 5: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
+	9,  // 6: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
+	15, // 7: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
+	6,  // 8: redoubt.scheduler.v1.AgentMessage.trust:type_name -> redoubt.scheduler.v1.TrustReport
+	17, // 9: redoubt.scheduler.v1.AgentMessage.check:type_name -> redoubt.scheduler.v1.CheckAnswer
+	35, // 10: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	36, // 11: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	8,  // 12: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
+	37, // 13: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	18, // 14: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
+	20, // 15: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
+	21, // 16: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
+	22, // 17: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
+	23, // 18: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
+	24, // 19: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
+	14, // 20: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
+	12, // 21: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
+	38, // 22: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
+	16, // 23: redoubt.scheduler.v1.ManagerMessage.check:type_name -> redoubt.scheduler.v1.CheckQuestion
+	11, // 24: redoubt.scheduler.v1.ManagerMessage.image_policy:type_name -> redoubt.scheduler.v1.ImagePolicyInForce
+	0,  // 25: redoubt.scheduler.v1.ManagerMessage.exec:type_name -> redoubt.scheduler.v1.ExecCall
+	13, // 26: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
+	39, // 27: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
+	40, // 28: redoubt.scheduler.v1.CheckAnswer.results:type_name -> redoubt.task.v1.CheckResult
+	19, // 29: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	41, // 30: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	42, // 31: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	41, // 32: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	43, // 33: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
+	44, // 34: redoubt.scheduler.v1.Assignment.facts:type_name -> redoubt.task.v1.FileFacts
+	45, // 35: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
+	46, // 36: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
+	25, // 37: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
+	30, // 38: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
+	30, // 39: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
+	47, // 40: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
+	48, // 41: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
+	31, // 42: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
+	27, // 43: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
+	28, // 44: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
+	29, // 45: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
+	26, // 46: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
+	49, // 47: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	50, // 48: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	51, // 49: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	3,  // 50: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	2,  // 51: redoubt.scheduler.v1.Dispatcher.Exec:input_type -> redoubt.scheduler.v1.ExecReport
+	10, // 52: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	1,  // 53: redoubt.scheduler.v1.Dispatcher.Exec:output_type -> redoubt.scheduler.v1.ExecOrder
+	52, // [52:54] is the sub-list for method output_type
+	50, // [50:52] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
@@ -2788,7 +3009,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 	}
 	file_scheduler_schedulerpb_identity_proto_init()
 	file_scheduler_schedulerpb_types_proto_init()
-	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[0].OneofWrappers = []any{
+	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[3].OneofWrappers = []any{
 		(*AgentMessage_Hello)(nil),
 		(*AgentMessage_Heartbeat)(nil),
 		(*AgentMessage_Status)(nil),
@@ -2797,7 +3018,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*AgentMessage_Trust)(nil),
 		(*AgentMessage_Check)(nil),
 	}
-	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[7].OneofWrappers = []any{
+	file_scheduler_schedulerpb_dispatcher_proto_msgTypes[10].OneofWrappers = []any{
 		(*ManagerMessage_Assignments)(nil),
 		(*ManagerMessage_Managers)(nil),
 		(*ManagerMessage_Log)(nil),
@@ -2809,6 +3030,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*ManagerMessage_Identities)(nil),
 		(*ManagerMessage_Check)(nil),
 		(*ManagerMessage_ImagePolicy)(nil),
+		(*ManagerMessage_Exec)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2816,7 +3038,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_dispatcher_proto_rawDesc), len(file_scheduler_schedulerpb_dispatcher_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Dispatcher_Session_FullMethodName = "/redoubt.scheduler.v1.Dispatcher/Session"
+	Dispatcher_Exec_FullMethodName    = "/redoubt.scheduler.v1.Dispatcher/Exec"
 )
 
 // DispatcherClient is the client API for Dispatcher service.
@@ -31,6 +32,9 @@ type DispatcherClient interface {
 	// The caller's certificate says which node this is; nothing in the stream
 	// can say otherwise.
 	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AgentMessage, ManagerMessage], error)
+	// A node that was told of a command in its session comes for it, and carries it: what
+	// goes in and out has windows of its own, and the session waits for none of it.
+	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecReport, ExecOrder], error)
 }
 
 type dispatcherClient struct {
@@ -54,6 +58,19 @@ func (c *dispatcherClient) Session(ctx context.Context, opts ...grpc.CallOption)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Dispatcher_SessionClient = grpc.BidiStreamingClient[AgentMessage, ManagerMessage]
 
+func (c *dispatcherClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecReport, ExecOrder], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Dispatcher_ServiceDesc.Streams[1], Dispatcher_Exec_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExecReport, ExecOrder]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Dispatcher_ExecClient = grpc.BidiStreamingClient[ExecReport, ExecOrder]
+
 // DispatcherServer is the server API for Dispatcher service.
 // All implementations must embed UnimplementedDispatcherServer
 // for forward compatibility.
@@ -61,6 +78,9 @@ type DispatcherServer interface {
 	// The caller's certificate says which node this is; nothing in the stream
 	// can say otherwise.
 	Session(grpc.BidiStreamingServer[AgentMessage, ManagerMessage]) error
+	// A node that was told of a command in its session comes for it, and carries it: what
+	// goes in and out has windows of its own, and the session waits for none of it.
+	Exec(grpc.BidiStreamingServer[ExecReport, ExecOrder]) error
 	mustEmbedUnimplementedDispatcherServer()
 }
 
@@ -73,6 +93,9 @@ type UnimplementedDispatcherServer struct{}
 
 func (UnimplementedDispatcherServer) Session(grpc.BidiStreamingServer[AgentMessage, ManagerMessage]) error {
 	return status.Error(codes.Unimplemented, "method Session not implemented")
+}
+func (UnimplementedDispatcherServer) Exec(grpc.BidiStreamingServer[ExecReport, ExecOrder]) error {
+	return status.Error(codes.Unimplemented, "method Exec not implemented")
 }
 func (UnimplementedDispatcherServer) mustEmbedUnimplementedDispatcherServer() {}
 func (UnimplementedDispatcherServer) testEmbeddedByValue()                    {}
@@ -102,6 +125,13 @@ func _Dispatcher_Session_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Dispatcher_SessionServer = grpc.BidiStreamingServer[AgentMessage, ManagerMessage]
 
+func _Dispatcher_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(DispatcherServer).Exec(&grpc.GenericServerStream[ExecReport, ExecOrder]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Dispatcher_ExecServer = grpc.BidiStreamingServer[ExecReport, ExecOrder]
+
 // Dispatcher_ServiceDesc is the grpc.ServiceDesc for Dispatcher service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -113,6 +143,12 @@ var Dispatcher_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Session",
 			Handler:       _Dispatcher_Session_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Exec",
+			Handler:       _Dispatcher_Exec_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

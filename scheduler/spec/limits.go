@@ -41,7 +41,9 @@ const (
 	// to: while it is updated there may be as many old ones as new ones.
 	MaxIngressReplicas = 1 << 14
 	MaxConstraints     = 64
-	MaxPlatforms       = 16
+	// MaxDependencies bounds the services that one waits for.
+	MaxDependencies = 64
+	MaxPlatforms    = 16
 	// MaxConstraint bounds the text of one constraint.
 	MaxConstraint = 512
 

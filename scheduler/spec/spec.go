@@ -62,6 +62,7 @@ func Normalize(s *schedulerpb.ServiceSpec) *schedulerpb.ServiceSpec {
 	for _, p := range t.Ports {
 		normalizePort(p)
 	}
+	normalizeDependencies(t.DependsOn)
 	for i, text := range t.Constraints {
 		if c, err := ParseConstraint(text); err == nil {
 			t.Constraints[i] = c.String()
@@ -150,6 +151,9 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 		return err
 	}
 	if err := validatePlacement(s); err != nil {
+		return err
+	}
+	if err := validateDependencies(s); err != nil {
 		return err
 	}
 	return validateEntries(s)

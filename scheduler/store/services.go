@@ -129,6 +129,9 @@ func UpdateSigned(ctx context.Context, s *raftstore.Store, id string, version ui
 // place returns a service's spec with all that it names by id, and its virtual
 // addresses.
 func place(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec, old *schedulerpb.Service) (*schedulerpb.ServiceSpec, []*taskpb.Attachment, error) {
+	if err := checkDependencies(tx, sp); err != nil {
+		return nil, nil, err
+	}
 	sp, vips, err := attach(tx, id, sp, old)
 	if err != nil {
 		return nil, nil, err

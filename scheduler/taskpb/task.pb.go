@@ -183,6 +183,61 @@ func (OnUpdate) EnumDescriptor() ([]byte, []int) {
 	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
 }
 
+type Dependency_Condition int32
+
+const (
+	Dependency_CONDITION_UNSPECIFIED Dependency_Condition = 0 // started
+	// The program of one of its tasks runs.
+	Dependency_CONDITION_STARTED Dependency_Condition = 1
+	// One of its tasks runs, and passes its healthcheck where it has one.
+	Dependency_CONDITION_HEALTHY Dependency_Condition = 2
+	// All of its tasks have ended without an error.
+	Dependency_CONDITION_COMPLETED Dependency_Condition = 3
+)
+
+// Enum value maps for Dependency_Condition.
+var (
+	Dependency_Condition_name = map[int32]string{
+		0: "CONDITION_UNSPECIFIED",
+		1: "CONDITION_STARTED",
+		2: "CONDITION_HEALTHY",
+		3: "CONDITION_COMPLETED",
+	}
+	Dependency_Condition_value = map[string]int32{
+		"CONDITION_UNSPECIFIED": 0,
+		"CONDITION_STARTED":     1,
+		"CONDITION_HEALTHY":     2,
+		"CONDITION_COMPLETED":   3,
+	}
+)
+
+func (x Dependency_Condition) Enum() *Dependency_Condition {
+	p := new(Dependency_Condition)
+	*p = x
+	return p
+}
+
+func (x Dependency_Condition) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Dependency_Condition) Descriptor() protoreflect.EnumDescriptor {
+	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
+}
+
+func (Dependency_Condition) Type() protoreflect.EnumType {
+	return &file_scheduler_taskpb_task_proto_enumTypes[3]
+}
+
+func (x Dependency_Condition) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Dependency_Condition.Descriptor instead.
+func (Dependency_Condition) EnumDescriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1, 0}
+}
+
 type Mount_Type int32
 
 const (
@@ -216,11 +271,11 @@ func (x Mount_Type) String() string {
 }
 
 func (Mount_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[3].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[4].Descriptor()
 }
 
 func (Mount_Type) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[3]
+	return &file_scheduler_taskpb_task_proto_enumTypes[4]
 }
 
 func (x Mount_Type) Number() protoreflect.EnumNumber {
@@ -229,7 +284,7 @@ func (x Mount_Type) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mount_Type.Descriptor instead.
 func (Mount_Type) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{16, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type RestartPolicy_Condition int32
@@ -268,11 +323,11 @@ func (x RestartPolicy_Condition) String() string {
 }
 
 func (RestartPolicy_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[4].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[5].Descriptor()
 }
 
 func (RestartPolicy_Condition) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[4]
+	return &file_scheduler_taskpb_task_proto_enumTypes[5]
 }
 
 func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
@@ -281,7 +336,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type Port_Protocol int32
@@ -317,11 +372,11 @@ func (x Port_Protocol) String() string {
 }
 
 func (Port_Protocol) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[5].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[6].Descriptor()
 }
 
 func (Port_Protocol) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[5]
+	return &file_scheduler_taskpb_task_proto_enumTypes[6]
 }
 
 func (x Port_Protocol) Number() protoreflect.EnumNumber {
@@ -330,7 +385,7 @@ func (x Port_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Protocol.Descriptor instead.
 func (Port_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21, 0}
 }
 
 type Port_Mode int32
@@ -366,11 +421,11 @@ func (x Port_Mode) String() string {
 }
 
 func (Port_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_scheduler_taskpb_task_proto_enumTypes[6].Descriptor()
+	return file_scheduler_taskpb_task_proto_enumTypes[7].Descriptor()
 }
 
 func (Port_Mode) Type() protoreflect.EnumType {
-	return &file_scheduler_taskpb_task_proto_enumTypes[6]
+	return &file_scheduler_taskpb_task_proto_enumTypes[7]
 }
 
 func (x Port_Mode) Number() protoreflect.EnumNumber {
@@ -379,7 +434,7 @@ func (x Port_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Mode.Descriptor instead.
 func (Port_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20, 1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21, 1}
 }
 
 type TaskSpec struct {
@@ -409,6 +464,8 @@ type TaskSpec struct {
 	Strategy Strategy `protobuf:"varint,23,opt,name=strategy,proto3,enum=redoubt.task.v1.Strategy" json:"strategy,omitempty"`
 	// 0 to 1,000: a task that finds no place takes that of ones with a lower number.
 	Priority uint32 `protobuf:"varint,24,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Services that must have come so far before a task of this one is started.
+	DependsOn []*Dependency `protobuf:"bytes,25,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
 	// Absent: its tasks have an identity, and get it from the Workload API alone.
 	Identity      *Identity `protobuf:"bytes,30,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -536,11 +593,82 @@ func (x *TaskSpec) GetPriority() uint32 {
 	return 0
 }
 
+func (x *TaskSpec) GetDependsOn() []*Dependency {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
+}
+
 func (x *TaskSpec) GetIdentity() *Identity {
 	if x != nil {
 		return x.Identity
 	}
 	return nil
+}
+
+// Dependency is on another service of the same stack, or of none where this one is of
+// none.
+type Dependency struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The service's name: it need not be there yet.
+	Service   string               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Condition Dependency_Condition `protobuf:"varint,2,opt,name=condition,proto3,enum=redoubt.task.v1.Dependency_Condition" json:"condition,omitempty"`
+	// It is waited for only where it is there and can still come so far.
+	Optional      bool `protobuf:"varint,3,opt,name=optional,proto3" json:"optional,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Dependency) Reset() {
+	*x = Dependency{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Dependency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Dependency) ProtoMessage() {}
+
+func (x *Dependency) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Dependency.ProtoReflect.Descriptor instead.
+func (*Dependency) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Dependency) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Dependency) GetCondition() Dependency_Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return Dependency_CONDITION_UNSPECIFIED
+}
+
+func (x *Dependency) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
 }
 
 // Identity is how tasks get theirs.
@@ -561,7 +689,7 @@ type Identity struct {
 
 func (x *Identity) Reset() {
 	*x = Identity{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +701,7 @@ func (x *Identity) String() string {
 func (*Identity) ProtoMessage() {}
 
 func (x *Identity) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[1]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +714,7 @@ func (x *Identity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Identity.ProtoReflect.Descriptor instead.
 func (*Identity) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Identity) GetNone() bool {
@@ -630,7 +758,7 @@ type NetworkUse struct {
 
 func (x *NetworkUse) Reset() {
 	*x = NetworkUse{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -642,7 +770,7 @@ func (x *NetworkUse) String() string {
 func (*NetworkUse) ProtoMessage() {}
 
 func (x *NetworkUse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[2]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -655,7 +783,7 @@ func (x *NetworkUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkUse.ProtoReflect.Descriptor instead.
 func (*NetworkUse) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NetworkUse) GetNetwork() string {
@@ -685,7 +813,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +825,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[3]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +838,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Attachment) GetNetworkId() string {
@@ -782,7 +910,7 @@ type ContainerSpec struct {
 
 func (x *ContainerSpec) Reset() {
 	*x = ContainerSpec{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +922,7 @@ func (x *ContainerSpec) String() string {
 func (*ContainerSpec) ProtoMessage() {}
 
 func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[4]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +935,7 @@ func (x *ContainerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerSpec.ProtoReflect.Descriptor instead.
 func (*ContainerSpec) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ContainerSpec) GetImage() string {
@@ -1031,7 +1159,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1043,7 +1171,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[5]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1056,7 +1184,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Host) GetName() string {
@@ -1088,7 +1216,7 @@ type DNS struct {
 
 func (x *DNS) Reset() {
 	*x = DNS{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1228,7 @@ func (x *DNS) String() string {
 func (*DNS) ProtoMessage() {}
 
 func (x *DNS) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[6]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1241,7 @@ func (x *DNS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DNS.ProtoReflect.Descriptor instead.
 func (*DNS) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DNS) GetServers() []string {
@@ -1149,7 +1277,7 @@ type Ulimit struct {
 
 func (x *Ulimit) Reset() {
 	*x = Ulimit{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1289,7 @@ func (x *Ulimit) String() string {
 func (*Ulimit) ProtoMessage() {}
 
 func (x *Ulimit) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[7]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1302,7 @@ func (x *Ulimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ulimit.ProtoReflect.Descriptor instead.
 func (*Ulimit) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ulimit) GetName() string {
@@ -1209,7 +1337,7 @@ type Sysctl struct {
 
 func (x *Sysctl) Reset() {
 	*x = Sysctl{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1349,7 @@ func (x *Sysctl) String() string {
 func (*Sysctl) ProtoMessage() {}
 
 func (x *Sysctl) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[8]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1362,7 @@ func (x *Sysctl) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sysctl.ProtoReflect.Descriptor instead.
 func (*Sysctl) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Sysctl) GetName() string {
@@ -1264,7 +1392,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1404,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[9]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1417,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Device) GetSource() string {
@@ -1324,7 +1452,7 @@ type Security struct {
 
 func (x *Security) Reset() {
 	*x = Security{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1464,7 @@ func (x *Security) String() string {
 func (*Security) ProtoMessage() {}
 
 func (x *Security) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[10]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1477,7 @@ func (x *Security) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Security.ProtoReflect.Descriptor instead.
 func (*Security) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Security) GetSeccomp() string {
@@ -1380,7 +1508,7 @@ type FileUse struct {
 
 func (x *FileUse) Reset() {
 	*x = FileUse{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1520,7 @@ func (x *FileUse) String() string {
 func (*FileUse) ProtoMessage() {}
 
 func (x *FileUse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[11]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1533,7 @@ func (x *FileUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileUse.ProtoReflect.Descriptor instead.
 func (*FileUse) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FileUse) GetSource() string {
@@ -1475,7 +1603,7 @@ type FileVersion struct {
 
 func (x *FileVersion) Reset() {
 	*x = FileVersion{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1615,7 @@ func (x *FileVersion) String() string {
 func (*FileVersion) ProtoMessage() {}
 
 func (x *FileVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[12]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1628,7 @@ func (x *FileVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileVersion.ProtoReflect.Descriptor instead.
 func (*FileVersion) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FileVersion) GetObjectId() string {
@@ -1535,7 +1663,7 @@ type DeliveredFile struct {
 
 func (x *DeliveredFile) Reset() {
 	*x = DeliveredFile{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1547,7 +1675,7 @@ func (x *DeliveredFile) String() string {
 func (*DeliveredFile) ProtoMessage() {}
 
 func (x *DeliveredFile) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[13]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1560,7 +1688,7 @@ func (x *DeliveredFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliveredFile.ProtoReflect.Descriptor instead.
 func (*DeliveredFile) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeliveredFile) GetVersion() *FileVersion {
@@ -1621,7 +1749,7 @@ type FileFacts struct {
 
 func (x *FileFacts) Reset() {
 	*x = FileFacts{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1761,7 @@ func (x *FileFacts) String() string {
 func (*FileFacts) ProtoMessage() {}
 
 func (x *FileFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[14]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1774,7 @@ func (x *FileFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileFacts.ProtoReflect.Descriptor instead.
 func (*FileFacts) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FileFacts) GetClusterId() string {
@@ -1720,7 +1848,7 @@ type Healthcheck struct {
 
 func (x *Healthcheck) Reset() {
 	*x = Healthcheck{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1860,7 @@ func (x *Healthcheck) String() string {
 func (*Healthcheck) ProtoMessage() {}
 
 func (x *Healthcheck) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[15]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1873,7 @@ func (x *Healthcheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Healthcheck.ProtoReflect.Descriptor instead.
 func (*Healthcheck) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Healthcheck) GetTest() []string {
@@ -1804,7 +1932,7 @@ type Mount struct {
 
 func (x *Mount) Reset() {
 	*x = Mount{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1944,7 @@ func (x *Mount) String() string {
 func (*Mount) ProtoMessage() {}
 
 func (x *Mount) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[16]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1957,7 @@ func (x *Mount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mount.ProtoReflect.Descriptor instead.
 func (*Mount) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Mount) GetType() Mount_Type {
@@ -1888,7 +2016,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[17]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2028,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[17]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2041,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -1959,7 +2087,7 @@ type GenericResource struct {
 
 func (x *GenericResource) Reset() {
 	*x = GenericResource{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2099,7 @@ func (x *GenericResource) String() string {
 func (*GenericResource) ProtoMessage() {}
 
 func (x *GenericResource) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2112,7 @@ func (x *GenericResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericResource.ProtoReflect.Descriptor instead.
 func (*GenericResource) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GenericResource) GetKind() string {
@@ -2020,7 +2148,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2160,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2173,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -2095,7 +2223,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2235,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2248,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Port) GetPublished() uint32 {
@@ -2196,7 +2324,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2336,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2349,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Storage) GetImages() uint32 {
@@ -2300,7 +2428,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2312,7 +2440,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2325,7 +2453,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Feature) GetName() string {
@@ -2372,7 +2500,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2512,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2525,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CheckResult) GetControl() string {
@@ -2432,7 +2560,7 @@ var File_scheduler_taskpb_task_proto protoreflect.FileDescriptor
 
 const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
-	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\x1a internal/secrecypb/secrecy.proto\"\x9e\x05\n" +
+	"\x1bscheduler/taskpb/task.proto\x12\x0fredoubt.task.v1\x1a\x1cinternal/levelpb/level.proto\x1a internal/secrecypb/secrecy.proto\"\xe0\x05\n" +
 	"\bTaskSpec\x12<\n" +
 	"\tcontainer\x18\x01 \x01(\v2\x1e.redoubt.task.v1.ContainerSpecR\tcontainer\x12>\n" +
 	"\freservations\x18\x02 \x01(\v2\x1a.redoubt.task.v1.ResourcesR\freservations\x122\n" +
@@ -2447,8 +2575,20 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\bnetworks\x18\x15 \x03(\v2\x1b.redoubt.task.v1.NetworkUseB\x04\xf0\xe5\x18\x03R\bnetworks\x12&\n" +
 	"\vpreferences\x18\x16 \x03(\tB\x04\xf0\xe5\x18\x03R\vpreferences\x12;\n" +
 	"\bstrategy\x18\x17 \x01(\x0e2\x19.redoubt.task.v1.StrategyB\x04\xf0\xe5\x18\x03R\bstrategy\x12 \n" +
-	"\bpriority\x18\x18 \x01(\rB\x04\xf0\xe5\x18\x03R\bpriority\x12;\n" +
-	"\bidentity\x18\x1e \x01(\v2\x19.redoubt.task.v1.IdentityB\x04\xf0\xe5\x18\x03R\bidentity\"k\n" +
+	"\bpriority\x18\x18 \x01(\rB\x04\xf0\xe5\x18\x03R\bpriority\x12@\n" +
+	"\n" +
+	"depends_on\x18\x19 \x03(\v2\x1b.redoubt.task.v1.DependencyB\x04\xf0\xe5\x18\x03R\tdependsOn\x12;\n" +
+	"\bidentity\x18\x1e \x01(\v2\x19.redoubt.task.v1.IdentityB\x04\xf0\xe5\x18\x03R\bidentity\"\x95\x02\n" +
+	"\n" +
+	"Dependency\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12C\n" +
+	"\tcondition\x18\x02 \x01(\x0e2%.redoubt.task.v1.Dependency.ConditionR\tcondition\x12\x1a\n" +
+	"\boptional\x18\x03 \x01(\bR\boptional\"\x85\x01\n" +
+	"\tCondition\x12\x1f\n" +
+	"\x15CONDITION_UNSPECIFIED\x10\x00\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
+	"\x11CONDITION_STARTED\x10\x01\x1a\x04\xf8\xe5\x18\x03\x12\x1b\n" +
+	"\x11CONDITION_HEALTHY\x10\x02\x1a\x04\xf8\xe5\x18\x03\x12\x1d\n" +
+	"\x13CONDITION_COMPLETED\x10\x03\x1a\x04\xf8\xe5\x18\x03:\x04\xe8\xe5\x18\x03\"k\n" +
 	"\bIdentity\x12\x12\n" +
 	"\x04none\x18\x01 \x01(\bR\x04none\x12\x17\n" +
 	"\alife_ns\x18\x02 \x01(\x03R\x06lifeNs\x12\x14\n" +
@@ -2657,77 +2797,81 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 	return file_scheduler_taskpb_task_proto_rawDescData
 }
 
-var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(Strategy)(0),                // 0: redoubt.task.v1.Strategy
 	(Isolation)(0),               // 1: redoubt.task.v1.Isolation
 	(OnUpdate)(0),                // 2: redoubt.task.v1.OnUpdate
-	(Mount_Type)(0),              // 3: redoubt.task.v1.Mount.Type
-	(RestartPolicy_Condition)(0), // 4: redoubt.task.v1.RestartPolicy.Condition
-	(Port_Protocol)(0),           // 5: redoubt.task.v1.Port.Protocol
-	(Port_Mode)(0),               // 6: redoubt.task.v1.Port.Mode
-	(*TaskSpec)(nil),             // 7: redoubt.task.v1.TaskSpec
-	(*Identity)(nil),             // 8: redoubt.task.v1.Identity
-	(*NetworkUse)(nil),           // 9: redoubt.task.v1.NetworkUse
-	(*Attachment)(nil),           // 10: redoubt.task.v1.Attachment
-	(*ContainerSpec)(nil),        // 11: redoubt.task.v1.ContainerSpec
-	(*Host)(nil),                 // 12: redoubt.task.v1.Host
-	(*DNS)(nil),                  // 13: redoubt.task.v1.DNS
-	(*Ulimit)(nil),               // 14: redoubt.task.v1.Ulimit
-	(*Sysctl)(nil),               // 15: redoubt.task.v1.Sysctl
-	(*Device)(nil),               // 16: redoubt.task.v1.Device
-	(*Security)(nil),             // 17: redoubt.task.v1.Security
-	(*FileUse)(nil),              // 18: redoubt.task.v1.FileUse
-	(*FileVersion)(nil),          // 19: redoubt.task.v1.FileVersion
-	(*DeliveredFile)(nil),        // 20: redoubt.task.v1.DeliveredFile
-	(*FileFacts)(nil),            // 21: redoubt.task.v1.FileFacts
-	(*Healthcheck)(nil),          // 22: redoubt.task.v1.Healthcheck
-	(*Mount)(nil),                // 23: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 24: redoubt.task.v1.Resources
-	(*GenericResource)(nil),      // 25: redoubt.task.v1.GenericResource
-	(*RestartPolicy)(nil),        // 26: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 27: redoubt.task.v1.Port
-	(*Storage)(nil),              // 28: redoubt.task.v1.Storage
-	(*Feature)(nil),              // 29: redoubt.task.v1.Feature
-	(*CheckResult)(nil),          // 30: redoubt.task.v1.CheckResult
-	nil,                          // 31: redoubt.task.v1.ContainerSpec.LabelsEntry
-	nil,                          // 32: redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	(Dependency_Condition)(0),    // 3: redoubt.task.v1.Dependency.Condition
+	(Mount_Type)(0),              // 4: redoubt.task.v1.Mount.Type
+	(RestartPolicy_Condition)(0), // 5: redoubt.task.v1.RestartPolicy.Condition
+	(Port_Protocol)(0),           // 6: redoubt.task.v1.Port.Protocol
+	(Port_Mode)(0),               // 7: redoubt.task.v1.Port.Mode
+	(*TaskSpec)(nil),             // 8: redoubt.task.v1.TaskSpec
+	(*Dependency)(nil),           // 9: redoubt.task.v1.Dependency
+	(*Identity)(nil),             // 10: redoubt.task.v1.Identity
+	(*NetworkUse)(nil),           // 11: redoubt.task.v1.NetworkUse
+	(*Attachment)(nil),           // 12: redoubt.task.v1.Attachment
+	(*ContainerSpec)(nil),        // 13: redoubt.task.v1.ContainerSpec
+	(*Host)(nil),                 // 14: redoubt.task.v1.Host
+	(*DNS)(nil),                  // 15: redoubt.task.v1.DNS
+	(*Ulimit)(nil),               // 16: redoubt.task.v1.Ulimit
+	(*Sysctl)(nil),               // 17: redoubt.task.v1.Sysctl
+	(*Device)(nil),               // 18: redoubt.task.v1.Device
+	(*Security)(nil),             // 19: redoubt.task.v1.Security
+	(*FileUse)(nil),              // 20: redoubt.task.v1.FileUse
+	(*FileVersion)(nil),          // 21: redoubt.task.v1.FileVersion
+	(*DeliveredFile)(nil),        // 22: redoubt.task.v1.DeliveredFile
+	(*FileFacts)(nil),            // 23: redoubt.task.v1.FileFacts
+	(*Healthcheck)(nil),          // 24: redoubt.task.v1.Healthcheck
+	(*Mount)(nil),                // 25: redoubt.task.v1.Mount
+	(*Resources)(nil),            // 26: redoubt.task.v1.Resources
+	(*GenericResource)(nil),      // 27: redoubt.task.v1.GenericResource
+	(*RestartPolicy)(nil),        // 28: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 29: redoubt.task.v1.Port
+	(*Storage)(nil),              // 30: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 31: redoubt.task.v1.Feature
+	(*CheckResult)(nil),          // 32: redoubt.task.v1.CheckResult
+	nil,                          // 33: redoubt.task.v1.ContainerSpec.LabelsEntry
+	nil,                          // 34: redoubt.task.v1.FileFacts.ServiceLabelsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
-	11, // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	24, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	24, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	26, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	27, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
-	9,  // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
+	13, // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
+	26, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	26, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	28, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	29, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	11, // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
 	0,  // 6: redoubt.task.v1.TaskSpec.strategy:type_name -> redoubt.task.v1.Strategy
-	8,  // 7: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
-	31, // 8: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
-	23, // 9: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
-	22, // 10: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
-	12, // 11: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
-	13, // 12: redoubt.task.v1.ContainerSpec.dns:type_name -> redoubt.task.v1.DNS
-	14, // 13: redoubt.task.v1.ContainerSpec.ulimits:type_name -> redoubt.task.v1.Ulimit
-	15, // 14: redoubt.task.v1.ContainerSpec.sysctls:type_name -> redoubt.task.v1.Sysctl
-	16, // 15: redoubt.task.v1.ContainerSpec.devices:type_name -> redoubt.task.v1.Device
-	1,  // 16: redoubt.task.v1.ContainerSpec.isolation:type_name -> redoubt.task.v1.Isolation
-	17, // 17: redoubt.task.v1.ContainerSpec.security:type_name -> redoubt.task.v1.Security
-	18, // 18: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
-	18, // 19: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
-	2,  // 20: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
-	19, // 21: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
-	32, // 22: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
-	3,  // 23: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	25, // 24: redoubt.task.v1.Resources.generic:type_name -> redoubt.task.v1.GenericResource
-	4,  // 25: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	5,  // 26: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	6,  // 27: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	9,  // 7: redoubt.task.v1.TaskSpec.depends_on:type_name -> redoubt.task.v1.Dependency
+	10, // 8: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
+	3,  // 9: redoubt.task.v1.Dependency.condition:type_name -> redoubt.task.v1.Dependency.Condition
+	33, // 10: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	25, // 11: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
+	24, // 12: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
+	14, // 13: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
+	15, // 14: redoubt.task.v1.ContainerSpec.dns:type_name -> redoubt.task.v1.DNS
+	16, // 15: redoubt.task.v1.ContainerSpec.ulimits:type_name -> redoubt.task.v1.Ulimit
+	17, // 16: redoubt.task.v1.ContainerSpec.sysctls:type_name -> redoubt.task.v1.Sysctl
+	18, // 17: redoubt.task.v1.ContainerSpec.devices:type_name -> redoubt.task.v1.Device
+	1,  // 18: redoubt.task.v1.ContainerSpec.isolation:type_name -> redoubt.task.v1.Isolation
+	19, // 19: redoubt.task.v1.ContainerSpec.security:type_name -> redoubt.task.v1.Security
+	20, // 20: redoubt.task.v1.ContainerSpec.secrets:type_name -> redoubt.task.v1.FileUse
+	20, // 21: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
+	2,  // 22: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
+	21, // 23: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
+	34, // 24: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	4,  // 25: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
+	27, // 26: redoubt.task.v1.Resources.generic:type_name -> redoubt.task.v1.GenericResource
+	5,  // 27: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	6,  // 28: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	7,  // 29: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -2740,8 +2884,8 @@ func file_scheduler_taskpb_task_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   26,
+			NumEnums:      8,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

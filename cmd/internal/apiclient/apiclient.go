@@ -72,6 +72,7 @@ func ParseHost(host string) (string, error) {
 type Client struct {
 	controlpb.BootstrapClient
 	controlpb.ControlClient
+	controlpb.ExecsClient
 	controlpb.RevocationClient
 	controlpb.IdentitiesClient
 	controlpb.AuthorityClient
@@ -93,7 +94,7 @@ type Client struct {
 }
 
 func newClient(conn *callstream.Conn) *Client {
-	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
+	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewExecsClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
 		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn),
 		controlpb.NewAccessClient(conn), controlpb.NewApprovalsClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), controlpb.NewComplianceClient(conn), controlpb.NewWaiversClient(conn), controlpb.NewImagePolicyClient(conn),
 		controlpb.NewPlacementClient(conn), conn, nil, false}

@@ -149,7 +149,7 @@ func (a *app) completions(root *cobra.Command) {
 		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
 		"service update": a.names(1, serviceNames), "service rollback": a.names(1, serviceNames), "service history": a.names(1, serviceNames), "service rebalance": a.names(-1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service run": a.names(1, jobNames), "service runs": a.names(1, jobNames), "service suspend": a.names(-1, jobNames), "service resume": a.names(-1, jobNames),
-		"service logs": a.names(1, taskNames), "service explain": a.names(1, taskNames),
+		"service logs": a.names(1, taskNames), "service exec": a.names(1, taskNames), "service explain": a.names(1, taskNames),
 		"config inspect": a.names(-1, configNames), "config rm": a.names(-1, configNames),
 		"config update": a.names(1, configNames), "config rollback": a.names(1, configNames), "config grants": a.names(1, configNames),
 		"secret inspect": a.names(-1, secretNames), "secret rm": a.names(-1, secretNames),
@@ -208,6 +208,7 @@ func (a *app) flagCompletions(root *cobra.Command) {
 		named(c, a.names(-1, configNames), "config", "config-add", "config-rm")
 		fixed(c, "placement-strategy", "spread", "bin-pack", "default")
 		fixed(c, "rebalance", "auto", "manual")
+		named(c, a.names(-1, serviceNames), "depends-on", "depends-on-add", "depends-on-rm")
 	}
 	for _, name := range []string{"create", "update", "scale", "rollback"} {
 		named(find("service", name), a.deployerNames, "sign-with")

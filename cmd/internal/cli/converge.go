@@ -16,9 +16,9 @@ import (
 // I/O: what the cluster says of the service goes in with the time, and out come
 // lines that say what changed. Each message costs what is in it, however many
 // tasks there are. Converged means that the wanted number of tasks of the
-// newest revision has been running, and nothing else of it, for stableFor
-// without one of them failing, and that no update is on its way. A job is there when
-// its run has ended.
+// newest revision has been running, or has ended well where the restart policy lets
+// it, and nothing else of it, for stableFor without one of them failing, and that no
+// update is on its way. A job is there when its run has ended.
 type convergence struct {
 	follows follows
 	run     uint64 // of a job, to be waited for; 0: the newest, if it has no schedule
@@ -29,6 +29,7 @@ type convergence struct {
 	slots   map[place][]*controlpb.TaskView // the tasks of each, in no order
 	order   []place                         // of slots, sorted; nil: not known
 	running map[uint64]map[string]bool      // ids of those that run and should, by revision
+	ended   map[uint64]map[string]bool      // ids of those that ended well for good, by revision
 	leaving map[string]bool                 // ids of those that run and should not
 	trouble map[string]bool                 // ids of those that do not run and say why
 
@@ -157,7 +158,7 @@ func (c *convergence) restart() {
 	}
 	*c = convergence{follows: c.follows, run: c.run, updated: c.updated, service: c.service, since: c.since, well: c.well, seen: seen, was: was,
 		tasks: map[string]*controlpb.TaskView{}, slots: map[place][]*controlpb.TaskView{}, touched: map[place]bool{},
-		running: map[uint64]map[string]bool{}, leaving: map[string]bool{}, trouble: map[string]bool{}}
+		running: map[uint64]map[string]bool{}, ended: map[uint64]map[string]bool{}, leaving: map[string]bool{}, trouble: map[string]bool{}}
 }
 
 // runs reports whether the task does, whatever it should.
@@ -174,6 +175,7 @@ func (c *convergence) set(id string, v *controlpb.TaskView) {
 	delete(c.leaving, id)
 	delete(c.trouble, id)
 	delete(c.running[old.GetTask().GetRevision()], id)
+	delete(c.ended[old.GetTask().GetRevision()], id)
 	if old != nil {
 		p := placeOf(old)
 		c.touched[p] = true
@@ -202,10 +204,9 @@ func (c *convergence) classify(id string, v *controlpb.TaskView) {
 	t := v.GetTask()
 	switch state := t.GetStatus().GetState(); {
 	case state == running && t.GetDesired() <= running:
-		if c.running[t.GetRevision()] == nil {
-			c.running[t.GetRevision()] = map[string]bool{}
-		}
-		c.running[t.GetRevision()][id] = true
+		noted(c.running, t.GetRevision(), id)
+	case state == schedulerpb.TaskState_TASK_STATE_COMPLETE && t.GetSettled():
+		noted(c.ended, t.GetRevision(), id)
 	case state == running:
 		c.leaving[id] = true
 	case t.GetDesired() <= running || state >= schedulerpb.TaskState_TASK_STATE_FAILED:
@@ -213,6 +214,13 @@ func (c *convergence) classify(id string, v *controlpb.TaskView) {
 			c.trouble[id] = true
 		}
 	}
+}
+
+func noted(ids map[uint64]map[string]bool, revision uint64, id string) {
+	if ids[revision] == nil {
+		ids[revision] = map[string]bool{}
+	}
+	ids[revision][id] = true
 }
 
 // remaining is how long the present state must still hold; ok is false while
@@ -242,14 +250,15 @@ func (c *convergence) standing() (bool, string) {
 		}
 		return true, ""
 	}
-	wanted, current := c.service.GetWanted(), uint64(len(c.running[c.service.GetService().GetRevision()]))
+	revision := c.service.GetService().GetRevision()
+	wanted, current := c.service.GetWanted(), uint64(len(c.running[revision]))
 	old := uint64(len(c.leaving))
 	for _, ids := range c.running {
 		old += uint64(len(ids))
 	}
 	old -= current
 	goesOn := c.underWay()
-	if current == wanted && old == 0 {
+	if current <= wanted && current+uint64(len(c.ended[revision])) >= wanted && old == 0 {
 		return goesOn == "", goesOn
 	}
 	left := fmt.Sprintf("%d of %d tasks running", current, wanted)

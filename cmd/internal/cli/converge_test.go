@@ -55,6 +55,42 @@ func TestConvergence(t *testing.T) {
 	step(view(2, task("d", 1, 2, running, 3), task("e", 2, 2, running, 3)), stableFor, true)
 }
 
+// TestEndedWellIsConverged: a task that ended without an error, and is started no more, is
+// where it was to go; one that will be started again is not.
+func TestEndedWellIsConverged(t *testing.T) {
+	const running, complete, failed = schedulerpb.TaskState_TASK_STATE_RUNNING, schedulerpb.TaskState_TASK_STATE_COMPLETE, schedulerpb.TaskState_TASK_STATE_FAILED
+	ended := func(id string, slot uint32, rev uint64, state schedulerpb.TaskState, settled bool) *schedulerpb.Task {
+		t := task(id, slot, rev, state, 1)
+		t.Settled = settled
+		return t
+	}
+	for _, c := range []struct {
+		name string
+		b    *schedulerpb.Task
+		want bool
+	}{
+		{"for good", ended("b", 2, 1, complete, true), true},
+		{"to be started again", ended("b", 2, 1, complete, false), false},
+		{"with an error", ended("b", 2, 1, failed, true), false},
+		{"of an older revision", ended("b", 2, 0, complete, true), false},
+	} {
+		now := time.Unix(1000, 0)
+		x := new(convergence)
+		x.observe(view(1, task("a", 1, 1, running, 1), c.b), now)
+		if left, ok := x.remaining(now.Add(stableFor)); (ok && left == 0) != c.want {
+			t.Errorf("one that ended %s: converged = %v", c.name, !c.want)
+		}
+	}
+	// Scaled down to none, it is no more asked for.
+	x := new(convergence)
+	v := view(1, ended("b", 2, 1, complete, true))
+	v.Service.Wanted = 0
+	x.observe(v, time.Unix(1000, 0))
+	if left, ok := x.remaining(time.Unix(1000, 0).Add(stableFor)); !ok || left != 0 {
+		t.Error("not converged at none")
+	}
+}
+
 // TestWhatFailedIsTheReason has a task wait for its turn to be started again: it
 // has a message, and it is newer, but the operator needs to know what failed.
 func TestWhatFailedIsTheReason(t *testing.T) {

@@ -19,7 +19,7 @@ func (a *app) serviceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "service", Short: "Run containers and keep them running"}
 	group(c)
 	c.AddCommand(a.serviceCreateCmd(), a.serviceLsCmd(), a.servicePsCmd(), a.serviceInspectCmd(),
-		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceRebalanceCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExplainCmd(),
+		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceRebalanceCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExecCmd(), a.serviceExplainCmd(),
 		a.serviceRunCmd(), a.serviceRunsCmd(), a.serviceSuspendCmd(), a.serviceResumeCmd())
 	return c
 }
@@ -31,6 +31,7 @@ type createFlags struct {
 	job                     jobFlags
 	placement               placementFlags
 	confine                 confineFlags
+	depends                 dependsFlags
 	host                    hostFlag
 	wait                    waitFlags
 	name, mode              string
@@ -107,6 +108,7 @@ run the tasks.`,
 	cf.job.add(f)
 	cf.placement.add(f, false)
 	cf.confine.add(f, false)
+	cf.depends.add(f, false)
 	cf.host.socket = &a.host
 	f.VarP(&cf.host, "host", "H", "NAME:ADDRESS, one more line of its /etc/hosts; or the node's socket, unix:///path/api.sock")
 	cf.sign.add(f)
@@ -168,6 +170,7 @@ func (a *app) createSpec(c *cobra.Command, cf *createFlags, args []string) (*sch
 	if err := cf.task.apply(c.Flags(), spec.Task); err != nil {
 		return nil, err
 	}
+	cf.depends.apply(spec.Task)
 	cf.confine.hosts = cf.host.lines
 	if err := cf.confine.apply(spec.Task.Container); err != nil {
 		return nil, err

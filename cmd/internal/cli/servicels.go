@@ -377,6 +377,7 @@ func printService(w io.Writer, v *controlpb.ServiceView) {
 	for _, l := range confineFields(c) {
 		field(w, l[0], l[1])
 	}
+	field(w, "Depends on", dependencies(t.GetDependsOn()))
 	field(w, "Constraints", strings.Join(t.GetConstraints(), ", "))
 	for _, l := range placementFields(sp) {
 		field(w, l[0], l[1])

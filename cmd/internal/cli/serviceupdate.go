@@ -26,6 +26,7 @@ type updateFlags struct {
 	placement                           placementFlags
 	rollback                            bool
 	confine                             confineFlags
+	depends                             dependsFlags
 	files                               fileFlags
 	wait                                waitFlags
 	image, args                         string
@@ -110,6 +111,7 @@ many of them there are; one with a schedule is another from its next run on.`,
 	u.job.add(f)
 	u.placement.add(f, true)
 	u.confine.add(f, true)
+	u.depends.add(f, true)
 	u.sign.add(f)
 	u.wait.add(f)
 	return c
@@ -228,6 +230,7 @@ func (u *updateFlags) apply(c *cobra.Command, getenv func(string) string, spec *
 	if err := u.confine.apply(task.Container); err != nil {
 		return err
 	}
+	u.depends.apply(task)
 	if u.replicas.set {
 		if err := resize(spec, u.replicas.n); err != nil {
 			return err

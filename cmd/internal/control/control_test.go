@@ -75,7 +75,7 @@ func (w *world) IssuedTo(node string) ([]*pkipb.IssuedCertificate, error) {
 func newWorld(t *testing.T) *world {
 	w := &world{t: t, ca: pkitest.New(t), registry: map[string]string{ref: digestA}, logs: map[string][]*schedulerpb.LogChunk{}}
 	w.store = schedulertest.NewStore(t, slices.Concat(pkistore.Tables(), autolockstore.Tables(), secretstore.Tables())...)
-	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Inviter: w.ca, Images: w, Logs: w, Mesh: &w.ends, Workloads: w,
+	w.api = control.New(control.Config{Store: w.store, ClusterID: w.ca.ClusterID, Minter: w.ca, Inviter: w.ca, Images: w, Logs: w, Execs: w, Mesh: &w.ends, Workloads: w,
 		Sessions: func() []dispatcher.SessionInfo { return w.sessions }, Events: events.New(w.store, slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler)})
 	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error { return pkistore.Cluster.Put(tx, w.ca.Cluster()) })
 	w.manager, w.worker = w.addNode("manager-1", true), w.addNode("worker-1", false)

@@ -16,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // Explain says why a task is where it is, or nowhere, and which nodes could run
@@ -116,6 +117,9 @@ type explainer struct {
 
 func (e *explainer) name() string { return e.svc.GetSpec().GetName() }
 
+// dependsOn is what new tasks of the service wait for.
+func (e *explainer) dependsOn() []*taskpb.Dependency { return e.svc.GetSpec().GetTask().GetDependsOn() }
+
 func (e *explainer) summary() []string {
 	var out []string
 	if e.task != nil {
@@ -171,6 +175,9 @@ func (e *explainer) taskLine() string {
 		return after(fmt.Sprintf("%s is %s on %s", name, schedstore.StateName(state), on), why)
 	case time.Unix(0, t.GetNotBefore()).After(e.now):
 		return fmt.Sprintf("%s waits %s before it is started again", name, time.Unix(0, t.GetNotBefore()).Sub(e.now).Round(time.Second))
+	}
+	if waits := schedstore.Waits(e.r, e.svc, e.dependsOn()); waits != "" {
+		return name + " " + waits
 	}
 	return after(name+" waits for a node", why)
 }
@@ -248,6 +255,16 @@ func (e *explainer) remedies() (out []string) {
 			add("redoubt service run %s", e.name())
 		} else {
 			add("redoubt service update --force %s", e.name())
+		}
+		return out
+	}
+	if awaited := schedstore.Awaited(e.r, e.svc, e.dependsOn()); len(awaited) > 0 && (e.task == nil || e.task.GetNodeId() == "") {
+		for _, name := range awaited {
+			if schedstore.Named(e.r, name) != nil {
+				add("redoubt service explain %s", name)
+			} else {
+				add("redoubt service update --depends-on-rm %s %s", name, e.name())
+			}
 		}
 		return out
 	}

@@ -66,6 +66,26 @@ func TestExplainNamesWhatSpeaksAgainstEachNodeAndTheCommand(t *testing.T) {
 	wantReason(t, err, apierr.ReasonNotFound, "web.9")
 }
 
+// A task whose service waits for another says for which, and where to look.
+func TestExplainOfWhatWaitsForAnother(t *testing.T) {
+	w := newWorld(t)
+	sp := w.spec("web")
+	sp.Task.DependsOn = []*taskpb.Dependency{{Service: "db", Condition: taskpb.Dependency_CONDITION_HEALTHY}, {Service: "cache", Optional: true}}
+	id := w.create(sp)
+	w.put(&schedulerpb.Task{Id: "task1", ServiceId: id, Slot: 1, Revision: 1, Desired: schedstore.Running, Status: &schedulerpb.TaskStatus{State: schedulerpb.TaskState_TASK_STATE_PENDING}})
+	r := w.explain("web.1")
+	if r.Summary[0] != "web.1 waits for db to be healthy (there is no such service)" {
+		t.Errorf("explained as %q", r.Summary)
+	}
+	if want := []string{"redoubt service update --depends-on-rm db web"}; !slices.Equal(r.Remedies, want) {
+		t.Errorf("the remedies are %q, want %q", r.Remedies, want)
+	}
+	w.create(w.spec("db"))
+	if want := []string{"redoubt service explain db"}; !slices.Equal(w.explain("web").Remedies, want) {
+		t.Errorf("the remedies are %q, want %q", w.explain("web").Remedies, want)
+	}
+}
+
 // What somebody wrote into a service is no command of the operator's.
 func TestExplainQuotesWhatIsPasted(t *testing.T) {
 	w := newWorld(t)

@@ -41,6 +41,9 @@ const (
 	// maxDrain bounds the deadline of a drain.
 	maxDrain = 7 * 24 * time.Hour
 
+	// maxExecBytes bounds the words and variables of a command in a container.
+	maxExecBytes = 256 << 10
+
 	// Merging logs: how long output waits for what may be older, from the start
 	// and while following, how much waits at most, and what a piece counts
 	// beyond its bytes.

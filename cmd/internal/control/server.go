@@ -89,6 +89,7 @@ type Config struct {
 	// Authority answers for the certificate authorities.
 	Authority controlpb.AuthorityServer
 	Logs      LogSource
+	Execs     ExecSource
 	Mesh      MeshSource
 	// Checks has nodes judge themselves; nil: none is asked.
 	Checks NodeChecks
@@ -123,6 +124,7 @@ type Config struct {
 // Server implements the services of the operator API.
 type Server struct {
 	controlpb.UnimplementedControlServer
+	controlpb.UnimplementedExecsServer
 	controlpb.UnimplementedSlotsServer
 	controlpb.UnimplementedRevocationServer
 	controlpb.UnimplementedIdentitiesServer
@@ -145,6 +147,7 @@ type Server struct {
 // Register has srv answer all of them.
 func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterControlServer(srv, s)
+	controlpb.RegisterExecsServer(srv, s)
 	controlpb.RegisterRevocationServer(srv, s)
 	controlpb.RegisterIdentitiesServer(srv, s)
 	controlpb.RegisterSlotsServer(srv, s)

@@ -46,8 +46,9 @@ func wholeSpec() *schedulerpb.ServiceSpec {
 			Restart:     &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ON_FAILURE, DelayNs: 1e9, MaxAttempts: 3, WindowNs: 1e10},
 			Preferences: []string{"spread=node.labels.zone", "spread=node.role"}, Strategy: spec.BinPack, Priority: 30,
 			Constraints: []string{"node.labels.disk==ssd"}, MaxPerNode: 2, Force: 7, Platforms: []string{"linux/amd64"},
-			Ports:    []*taskpb.Port{{Published: 80, Target: 8080, PreferLocal: true, ProxyProtocol: true}, {Published: 53, Target: 53, Protocol: taskpb.Port_PROTOCOL_UDP, Mode: taskpb.Port_MODE_HOST, HostIp: "192.0.2.1"}},
-			Networks: []*taskpb.NetworkUse{{Network: "n1", Aliases: []string{"w"}}}, Identity: &taskpb.Identity{LifeNs: 1e12},
+			DependsOn: []*taskpb.Dependency{{Service: "db", Condition: taskpb.Dependency_CONDITION_HEALTHY, Optional: true}},
+			Ports:     []*taskpb.Port{{Published: 80, Target: 8080, PreferLocal: true, ProxyProtocol: true}, {Published: 53, Target: 53, Protocol: taskpb.Port_PROTOCOL_UDP, Mode: taskpb.Port_MODE_HOST, HostIp: "192.0.2.1"}},
+			Networks:  []*taskpb.NetworkUse{{Network: "n1", Aliases: []string{"w"}}}, Identity: &taskpb.Identity{LifeNs: 1e12},
 		},
 	})
 }

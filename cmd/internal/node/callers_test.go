@@ -43,6 +43,7 @@ var wayOf = map[string]string{
 	"redoubt.scheduler.v1.Delivery":         pki.ALPNGRPC,
 	"redoubt.control.v1.Control":            pki.ALPNLocal,
 	"redoubt.control.v1.Authority":          pki.ALPNLocal,
+	"redoubt.control.v1.Execs":              pki.ALPNLocal,
 	"redoubt.control.v1.Secrets":            pki.ALPNLocal,
 	"redoubt.control.v1.Access":             pki.ALPNLocal,
 	"redoubt.control.v1.Waivers":            pki.ALPNLocal,
@@ -236,9 +237,9 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_BOOT:               "pki.Lock control.Unlocking",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
-	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
-	authzpb.Caller_CALLER_PERSON:             "pki.PersonRenewal control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
-	authzpb.Caller_CALLER_LOCAL_USER:         "control.CallStream control.Access control.Control control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
+	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
+	authzpb.Caller_CALLER_PERSON:             "pki.PersonRenewal control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
+	authzpb.Caller_CALLER_LOCAL_USER:         "control.CallStream control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 

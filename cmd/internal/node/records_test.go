@@ -60,6 +60,7 @@ var withKeyd = map[string]string{
 	"Compliance.SignCompliance": "keyd signs, and TestSignedReports looks for the record",
 	"Audit.DropRecords":         "there are no segments in files, and TestAuditArchive looks for the record",
 	"Waivers.ApproveWaiver":     "a person does it, and TestCompliance looks for the record",
+	"Execs.Exec":                "a node has to come for it, and the story TestExec looks for the record",
 	"Control.ExplainPolicy":     "only tells what would be", "ImagePolicy.CheckImage": "only tells what would be", "Compliance.RunCompliance": "only tells what is, and has its record as one who reads", "Control.Explain": "only tells what would be",
 }
 

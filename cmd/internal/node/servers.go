@@ -171,7 +171,7 @@ func (m *managerState) serve(ctx context.Context, p *port.Port, az *authz.Author
 	identities := identity.New(identity.Config{Store: m.store, ClusterID: n.who().ClusterID, Sign: n.signWorkloads, Logger: n.log.With("part", "identity")})
 	schedulerpb.RegisterWorkloadIdentityServer(nodes, identities)
 
-	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Inviter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Lock: ownLock{n}, Backups: backups{n}, Authority: ca, Logs: d, Mesh: d, Checks: d, Sessions: d.Sessions, Records: recordsOf{m}, Reports: reportSigner{n.keyd, m.store.Records}, Held: identities.Held, Workloads: identities,
+	api := control.New(control.Config{Store: m.store, ClusterID: n.who().ClusterID, Minter: sign, Inviter: sign, Roles: m.roles, Pending: pending, Rotator: sign, Images: images{n}, Lock: ownLock{n}, Backups: backups{n}, Authority: ca, Logs: d, Execs: d, Mesh: d, Checks: d, Sessions: d.Sessions, Records: recordsOf{m}, Reports: reportSigner{n.keyd, m.store.Records}, Held: identities.Held, Workloads: identities,
 		Events: hub, Locked: m.askLocked, Look: m.look, Skews: m.skews, Offset: m.clocks.offset, Logger: n.log.With("part", "control")})
 	unary, stream := api.Interceptors()
 	operators := grpc.NewServer(append(slices.Concat(az.ServerOptions(), keepAlive, busy, recording(records)), grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream))...)

@@ -67,7 +67,7 @@ func TestWhatIsNotExact(t *testing.T) {
 func TestApprovableRequestsAreShown(t *testing.T) {
 	want := []string{"admission.update", "audit.drop", "audit.remove-witness", "audit.set-retention", "audit.set-witness", "autolock.disable", "backup.create", "binding.create", "binding.remove",
 		"ca.rotate-root", "imagepolicy.remove", "imagepolicy.set", "node.approve", "node.promote",
-		"person.invite", "policy.remove", "policy.set", "role.create", "role.remove", "token.create-manager"}
+		"person.invite", "policy.remove", "policy.set", "role.create", "role.remove", "service.exec", "token.create-manager"}
 	v, err := words()
 	if err != nil {
 		t.Fatal(err)

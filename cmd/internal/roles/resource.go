@@ -11,12 +11,13 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/authz"
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
 )
 
 // StackLabel is the label that says which stack something is part of.
-const StackLabel = "com.docker.stack.namespace"
+const StackLabel = spec.StackLabel
 
 // Resource is what a verb is done to. The zero value is the cluster.
 type Resource struct {

@@ -135,7 +135,7 @@ func Make(want *Stack, have *Cluster, o Options) (*Plan, error) {
 	for _, x := range want.Policies {
 		p.policy(x)
 	}
-	for _, s := range want.Services {
+	for _, s := range inOrder(want.Services) {
 		p.service(s)
 	}
 	p.rest()

@@ -25,11 +25,12 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
 // Label says which stack an object is part of.
-const Label = "com.docker.stack.namespace"
+const Label = spec.StackLabel
 
 // Stack is what is wanted. Names in it are whole, with the stack's; services name
 // networks, secrets and configs so, whether they are of the stack or not.

@@ -43,6 +43,7 @@ type Rund struct {
 	driven     map[string][]string
 	unrelayed  map[uint32]string
 	waiting    map[string]*rundpb.TaskDesired // for their files
+	execs      int                            // commands that run
 }
 
 type watcher struct {

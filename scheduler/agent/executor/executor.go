@@ -109,6 +109,12 @@ func (r *Rund) Logs(ctx context.Context, req *rundpb.LogsRequest, f func(*rundpb
 	}
 }
 
+// Exec opens the stream of a command in a task's container. Its errors are rund's, with
+// their codes.
+func (r *Rund) Exec(ctx context.Context) (grpc.BidiStreamingClient[rundpb.ExecRequest, taskpb.ExecOutput], error) {
+	return r.client.Exec(ctx)
+}
+
 // NodeKey asks for the statement of rund's key.
 func (r *Rund) NodeKey(ctx context.Context, req *rundpb.NodeKeyRequest) (*rundpb.NodeKeyResponse, error) {
 	resp, err := r.client.NodeKey(ctx, req)

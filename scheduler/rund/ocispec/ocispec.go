@@ -140,9 +140,8 @@ func Build(c Container) (*specs.Spec, error) {
 	if c.User.UID >= c.IDSize || c.User.GID >= c.IDSize {
 		return nil, fmt.Errorf("user %d:%d lies outside the user namespace of %d ids", c.User.UID, c.User.GID, c.IDSize)
 	}
-	if c.Cwd == "/proc" || strings.HasPrefix(c.Cwd, "/proc/") {
-		// A descriptor that the runtime holds open there could lead out.
-		return nil, fmt.Errorf("working directory %q lies in /proc: choose another", c.Cwd)
+	if err := CheckCwd(c.Cwd); err != nil {
+		return nil, err
 	}
 	for _, g := range c.User.AdditionalGids {
 		if g >= c.IDSize {
@@ -158,7 +157,7 @@ func Build(c Container) (*specs.Spec, error) {
 		OOMScoreAdj: &first,
 		Terminal:    c.Terminal, User: c.User, Args: args, Env: c.Env, Cwd: c.Cwd,
 		NoNewPrivileges: true,
-		Capabilities:    capabilities(c.User.UID, c.Held),
+		Capabilities:    Capabilities(c.User.UID, c.Held),
 		// No Rlimits: they are containerd's, in a user namespace none can be
 		// raised, and rund sets them itself: core dumps are taken away.
 	}
@@ -194,6 +193,15 @@ func Build(c Container) (*specs.Spec, error) {
 	return s, nil
 }
 
+// CheckCwd refuses a working directory from which a process could get out.
+func CheckCwd(dir string) error {
+	if dir == "/proc" || strings.HasPrefix(dir, "/proc/") {
+		// A descriptor that the runtime holds open there could lead out.
+		return fmt.Errorf("working directory %q lies in /proc: choose another", dir)
+	}
+	return nil
+}
+
 // sysctls: root in a user namespace could otherwise not serve port 80, nor anybody ping,
 // without capabilities that allow much more.
 func sysctls(c Container) map[string]string {
@@ -205,9 +213,9 @@ func sysctls(c Container) map[string]string {
 	return out
 }
 
-// capabilities of another user than root are ambient: no file of an image gives any, and
+// Capabilities are those of a process that is to hold them. Those of another user than root are ambient: no file of an image gives any, and
 // those of root would be gone once it becomes that user.
-func capabilities(uid uint32, held []string) *specs.LinuxCapabilities {
+func Capabilities(uid uint32, held []string) *specs.LinuxCapabilities {
 	if len(held) == 0 {
 		return &specs.LinuxCapabilities{}
 	}

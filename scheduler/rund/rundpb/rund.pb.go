@@ -144,6 +144,68 @@ func (Health) EnumDescriptor() ([]byte, []int) {
 	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{1}
 }
 
+type ExecRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only of the first.
+	TaskId  string              `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Command *taskpb.ExecCommand `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	// Of all others.
+	Input         *taskpb.ExecInput `protobuf:"bytes,3,opt,name=input,proto3" json:"input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecRequest) Reset() {
+	*x = ExecRequest{}
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecRequest) ProtoMessage() {}
+
+func (x *ExecRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
+func (*ExecRequest) Descriptor() ([]byte, []int) {
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ExecRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *ExecRequest) GetCommand() *taskpb.ExecCommand {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ExecRequest) GetInput() *taskpb.ExecInput {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
+
 type CheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Controls      []string               `protobuf:"bytes,1,rep,name=controls,proto3" json:"controls,omitempty"`
@@ -153,7 +215,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -165,7 +227,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[0]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -178,7 +240,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{0}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *CheckRequest) GetControls() []string {
@@ -197,7 +259,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -209,7 +271,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[1]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -222,7 +284,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{1}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CheckResponse) GetResults() []*taskpb.CheckResult {
@@ -240,7 +302,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +314,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[2]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +327,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{2}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{3}
 }
 
 type ProbeResponse struct {
@@ -280,7 +342,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +354,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[3]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +367,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{3}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProbeResponse) GetRuntime() string {
@@ -357,7 +419,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +431,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[4]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +444,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{4}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyRequest) GetGeneration() uint64 {
@@ -430,7 +492,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +504,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[5]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +517,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{5}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ApplyResponse) GetNetworkErrors() map[string]string {
@@ -496,7 +558,7 @@ type TaskDesired struct {
 
 func (x *TaskDesired) Reset() {
 	*x = TaskDesired{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +570,7 @@ func (x *TaskDesired) String() string {
 func (*TaskDesired) ProtoMessage() {}
 
 func (x *TaskDesired) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[6]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +583,7 @@ func (x *TaskDesired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskDesired.ProtoReflect.Descriptor instead.
 func (*TaskDesired) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{6}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskDesired) GetTaskId() string {
@@ -617,7 +679,7 @@ type Relays struct {
 
 func (x *Relays) Reset() {
 	*x = Relays{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +691,7 @@ func (x *Relays) String() string {
 func (*Relays) ProtoMessage() {}
 
 func (x *Relays) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[7]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +704,7 @@ func (x *Relays) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relays.ProtoReflect.Descriptor instead.
 func (*Relays) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{7}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Relays) GetRelays() []*Relay {
@@ -671,7 +733,7 @@ type Relay struct {
 
 func (x *Relay) Reset() {
 	*x = Relay{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +745,7 @@ func (x *Relay) String() string {
 func (*Relay) ProtoMessage() {}
 
 func (x *Relay) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[8]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +758,7 @@ func (x *Relay) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Relay.ProtoReflect.Descriptor instead.
 func (*Relay) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{8}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Relay) GetListen() uint32 {
@@ -748,7 +810,7 @@ type LockRequest struct {
 
 func (x *LockRequest) Reset() {
 	*x = LockRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +822,7 @@ func (x *LockRequest) String() string {
 func (*LockRequest) ProtoMessage() {}
 
 func (x *LockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[9]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +835,7 @@ func (x *LockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockRequest.ProtoReflect.Descriptor instead.
 func (*LockRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{9}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LockRequest) GetChange() isLockRequest_Change {
@@ -844,7 +906,7 @@ type LockResponse struct {
 
 func (x *LockResponse) Reset() {
 	*x = LockResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +918,7 @@ func (x *LockResponse) String() string {
 func (*LockResponse) ProtoMessage() {}
 
 func (x *LockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[10]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +931,7 @@ func (x *LockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockResponse.ProtoReflect.Descriptor instead.
 func (*LockResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{10}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LockResponse) GetState() *lockpb.State {
@@ -898,7 +960,7 @@ type RelayState struct {
 
 func (x *RelayState) Reset() {
 	*x = RelayState{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +972,7 @@ func (x *RelayState) String() string {
 func (*RelayState) ProtoMessage() {}
 
 func (x *RelayState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[11]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +985,7 @@ func (x *RelayState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelayState.ProtoReflect.Descriptor instead.
 func (*RelayState) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RelayState) GetRelay() *Relay {
@@ -963,7 +1025,7 @@ type LocalNetwork struct {
 
 func (x *LocalNetwork) Reset() {
 	*x = LocalNetwork{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1037,7 @@ func (x *LocalNetwork) String() string {
 func (*LocalNetwork) ProtoMessage() {}
 
 func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[12]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1050,7 @@ func (x *LocalNetwork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalNetwork.ProtoReflect.Descriptor instead.
 func (*LocalNetwork) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LocalNetwork) GetId() string {
@@ -1034,7 +1096,7 @@ type LocalAttachment struct {
 
 func (x *LocalAttachment) Reset() {
 	*x = LocalAttachment{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1108,7 @@ func (x *LocalAttachment) String() string {
 func (*LocalAttachment) ProtoMessage() {}
 
 func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[13]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1121,7 @@ func (x *LocalAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalAttachment.ProtoReflect.Descriptor instead.
 func (*LocalAttachment) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LocalAttachment) GetNetworkId() string {
@@ -1105,7 +1167,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1179,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[14]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1192,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Endpoint) GetMac() string {
@@ -1176,7 +1238,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1250,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[15]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1263,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
 }
 
 type WatchResponse struct {
@@ -1216,7 +1278,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1290,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[16]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1303,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchResponse) GetComplete() bool {
@@ -1300,7 +1362,7 @@ type TaskActual struct {
 
 func (x *TaskActual) Reset() {
 	*x = TaskActual{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1374,7 @@ func (x *TaskActual) String() string {
 func (*TaskActual) ProtoMessage() {}
 
 func (x *TaskActual) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[17]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1387,7 @@ func (x *TaskActual) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskActual.ProtoReflect.Descriptor instead.
 func (*TaskActual) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskActual) GetTaskId() string {
@@ -1468,7 +1530,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1542,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[18]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1555,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1542,7 +1604,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1616,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[19]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1629,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogsResponse) GetAt() int64 {
@@ -1600,7 +1662,7 @@ type ResolveImageRequest struct {
 
 func (x *ResolveImageRequest) Reset() {
 	*x = ResolveImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1674,7 @@ func (x *ResolveImageRequest) String() string {
 func (*ResolveImageRequest) ProtoMessage() {}
 
 func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[20]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1687,7 @@ func (x *ResolveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageRequest.ProtoReflect.Descriptor instead.
 func (*ResolveImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResolveImageRequest) GetReference() string {
@@ -1648,7 +1710,7 @@ type ResolveImageResponse struct {
 
 func (x *ResolveImageResponse) Reset() {
 	*x = ResolveImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1722,7 @@ func (x *ResolveImageResponse) String() string {
 func (*ResolveImageResponse) ProtoMessage() {}
 
 func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[21]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1735,7 @@ func (x *ResolveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveImageResponse.ProtoReflect.Descriptor instead.
 func (*ResolveImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResolveImageResponse) GetDigest() string {
@@ -1710,7 +1772,7 @@ type ImageEvidenceRequest struct {
 
 func (x *ImageEvidenceRequest) Reset() {
 	*x = ImageEvidenceRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1784,7 @@ func (x *ImageEvidenceRequest) String() string {
 func (*ImageEvidenceRequest) ProtoMessage() {}
 
 func (x *ImageEvidenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[22]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1797,7 @@ func (x *ImageEvidenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageEvidenceRequest.ProtoReflect.Descriptor instead.
 func (*ImageEvidenceRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImageEvidenceRequest) GetReference() string {
@@ -1770,7 +1832,7 @@ type ImageEvidenceResponse struct {
 
 func (x *ImageEvidenceResponse) Reset() {
 	*x = ImageEvidenceResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1844,7 @@ func (x *ImageEvidenceResponse) String() string {
 func (*ImageEvidenceResponse) ProtoMessage() {}
 
 func (x *ImageEvidenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[23]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1857,7 @@ func (x *ImageEvidenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageEvidenceResponse.ProtoReflect.Descriptor instead.
 func (*ImageEvidenceResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ImageEvidenceResponse) GetBundle() []byte {
@@ -1822,7 +1884,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1896,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[24]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1909,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImportImageRequest) GetData() []byte {
@@ -1866,7 +1928,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +1940,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[25]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +1953,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{25}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ImportImageResponse) GetImages() map[string]string {
@@ -1911,7 +1973,7 @@ type NodeKeyRequest struct {
 
 func (x *NodeKeyRequest) Reset() {
 	*x = NodeKeyRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +1985,7 @@ func (x *NodeKeyRequest) String() string {
 func (*NodeKeyRequest) ProtoMessage() {}
 
 func (x *NodeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[26]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +1998,7 @@ func (x *NodeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeKeyRequest.ProtoReflect.Descriptor instead.
 func (*NodeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{26}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeKeyRequest) GetClusterId() string {
@@ -1963,7 +2025,7 @@ type NodeKeyResponse struct {
 
 func (x *NodeKeyResponse) Reset() {
 	*x = NodeKeyResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2037,7 @@ func (x *NodeKeyResponse) String() string {
 func (*NodeKeyResponse) ProtoMessage() {}
 
 func (x *NodeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[27]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2050,7 @@ func (x *NodeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeKeyResponse.ProtoReflect.Descriptor instead.
 func (*NodeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{27}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeKeyResponse) GetStatement() []byte {
@@ -2011,7 +2073,7 @@ type DeliverRequest struct {
 
 func (x *DeliverRequest) Reset() {
 	*x = DeliverRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2085,7 @@ func (x *DeliverRequest) String() string {
 func (*DeliverRequest) ProtoMessage() {}
 
 func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[28]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2098,7 @@ func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
 func (*DeliverRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{28}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeliverRequest) GetTaskId() string {
@@ -2075,7 +2137,7 @@ type DeliverResponse struct {
 
 func (x *DeliverResponse) Reset() {
 	*x = DeliverResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[29]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2087,7 +2149,7 @@ func (x *DeliverResponse) String() string {
 func (*DeliverResponse) ProtoMessage() {}
 
 func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[29]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2100,7 +2162,7 @@ func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
 func (*DeliverResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{29}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{30}
 }
 
 // TaskFiles is what rund writes beside a task's files: which they are, and under which
@@ -2119,7 +2181,7 @@ type TaskFiles struct {
 
 func (x *TaskFiles) Reset() {
 	*x = TaskFiles{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2193,7 @@ func (x *TaskFiles) String() string {
 func (*TaskFiles) ProtoMessage() {}
 
 func (x *TaskFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[30]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2206,7 @@ func (x *TaskFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskFiles.ProtoReflect.Descriptor instead.
 func (*TaskFiles) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{30}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TaskFiles) GetTaskId() string {
@@ -2188,7 +2250,7 @@ type PutIdentityRequest struct {
 
 func (x *PutIdentityRequest) Reset() {
 	*x = PutIdentityRequest{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2262,7 @@ func (x *PutIdentityRequest) String() string {
 func (*PutIdentityRequest) ProtoMessage() {}
 
 func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[31]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2275,7 @@ func (x *PutIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityRequest.ProtoReflect.Descriptor instead.
 func (*PutIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{31}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutIdentityRequest) GetTaskId() string {
@@ -2252,7 +2314,7 @@ type PutIdentityResponse struct {
 
 func (x *PutIdentityResponse) Reset() {
 	*x = PutIdentityResponse{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2326,7 @@ func (x *PutIdentityResponse) String() string {
 func (*PutIdentityResponse) ProtoMessage() {}
 
 func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[32]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2339,7 @@ func (x *PutIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutIdentityResponse.ProtoReflect.Descriptor instead.
 func (*PutIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{32}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{33}
 }
 
 // IdentityCaller comes over identity.sock, framed (internal/wire) and with one
@@ -2291,7 +2353,7 @@ type IdentityCaller struct {
 
 func (x *IdentityCaller) Reset() {
 	*x = IdentityCaller{}
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[33]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2365,7 @@ func (x *IdentityCaller) String() string {
 func (*IdentityCaller) ProtoMessage() {}
 
 func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[33]
+	mi := &file_scheduler_rund_rundpb_rund_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2378,7 @@ func (x *IdentityCaller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityCaller.ProtoReflect.Descriptor instead.
 func (*IdentityCaller) Descriptor() ([]byte, []int) {
-	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{33}
+	return file_scheduler_rund_rundpb_rund_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *IdentityCaller) GetTaskId() string {
@@ -2330,7 +2392,11 @@ var File_scheduler_rund_rundpb_rund_proto protoreflect.FileDescriptor
 
 const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\n" +
-	" scheduler/rund/rundpb/rund.proto\x12\x0fredoubt.rund.v1\x1a scheduler/lock/lockpb/lock.proto\x1a\x1bscheduler/taskpb/task.proto\"*\n" +
+	" scheduler/rund/rundpb/rund.proto\x12\x0fredoubt.rund.v1\x1a scheduler/lock/lockpb/lock.proto\x1a\x1bscheduler/taskpb/exec.proto\x1a\x1bscheduler/taskpb/task.proto\"\x90\x01\n" +
+	"\vExecRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x126\n" +
+	"\acommand\x18\x02 \x01(\v2\x1c.redoubt.task.v1.ExecCommandR\acommand\x120\n" +
+	"\x05input\x18\x03 \x01(\v2\x1a.redoubt.task.v1.ExecInputR\x05input\"*\n" +
 	"\fCheckRequest\x12\x1a\n" +
 	"\bcontrols\x18\x01 \x03(\tR\bcontrols\"G\n" +
 	"\rCheckResponse\x126\n" +
@@ -2509,7 +2575,7 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x02\x12\x14\n" +
-	"\x10HEALTH_UNHEALTHY\x10\x032\xc5\a\n" +
+	"\x10HEALTH_UNHEALTHY\x10\x032\x8c\b\n" +
 	"\x04Rund\x12F\n" +
 	"\x05Probe\x12\x1d.redoubt.rund.v1.ProbeRequest\x1a\x1e.redoubt.rund.v1.ProbeResponse\x12F\n" +
 	"\x05Apply\x12\x1d.redoubt.rund.v1.ApplyRequest\x1a\x1e.redoubt.rund.v1.ApplyResponse\x12H\n" +
@@ -2522,7 +2588,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\aDeliver\x12\x1f.redoubt.rund.v1.DeliverRequest\x1a .redoubt.rund.v1.DeliverResponse\x12X\n" +
 	"\vPutIdentity\x12#.redoubt.rund.v1.PutIdentityRequest\x1a$.redoubt.rund.v1.PutIdentityResponse\x12F\n" +
 	"\x05Check\x12\x1d.redoubt.rund.v1.CheckRequest\x1a\x1e.redoubt.rund.v1.CheckResponse\x12C\n" +
-	"\x04Lock\x12\x1c.redoubt.rund.v1.LockRequest\x1a\x1d.redoubt.rund.v1.LockResponseB:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
+	"\x04Lock\x12\x1c.redoubt.rund.v1.LockRequest\x1a\x1d.redoubt.rund.v1.LockResponse\x12E\n" +
+	"\x04Exec\x12\x1c.redoubt.rund.v1.ExecRequest\x1a\x1b.redoubt.task.v1.ExecOutput(\x010\x01B:Z8github.com/redoubt-cluster/redoubt/scheduler/rund/rundpbb\x06proto3"
 
 var (
 	file_scheduler_rund_rundpb_rund_proto_rawDescOnce sync.Once
@@ -2537,117 +2604,125 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                    // 0: redoubt.rund.v1.Phase
 	(Health)(0),                   // 1: redoubt.rund.v1.Health
-	(*CheckRequest)(nil),          // 2: redoubt.rund.v1.CheckRequest
-	(*CheckResponse)(nil),         // 3: redoubt.rund.v1.CheckResponse
-	(*ProbeRequest)(nil),          // 4: redoubt.rund.v1.ProbeRequest
-	(*ProbeResponse)(nil),         // 5: redoubt.rund.v1.ProbeResponse
-	(*ApplyRequest)(nil),          // 6: redoubt.rund.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 7: redoubt.rund.v1.ApplyResponse
-	(*TaskDesired)(nil),           // 8: redoubt.rund.v1.TaskDesired
-	(*Relays)(nil),                // 9: redoubt.rund.v1.Relays
-	(*Relay)(nil),                 // 10: redoubt.rund.v1.Relay
-	(*LockRequest)(nil),           // 11: redoubt.rund.v1.LockRequest
-	(*LockResponse)(nil),          // 12: redoubt.rund.v1.LockResponse
-	(*RelayState)(nil),            // 13: redoubt.rund.v1.RelayState
-	(*LocalNetwork)(nil),          // 14: redoubt.rund.v1.LocalNetwork
-	(*LocalAttachment)(nil),       // 15: redoubt.rund.v1.LocalAttachment
-	(*Endpoint)(nil),              // 16: redoubt.rund.v1.Endpoint
-	(*WatchRequest)(nil),          // 17: redoubt.rund.v1.WatchRequest
-	(*WatchResponse)(nil),         // 18: redoubt.rund.v1.WatchResponse
-	(*TaskActual)(nil),            // 19: redoubt.rund.v1.TaskActual
-	(*LogsRequest)(nil),           // 20: redoubt.rund.v1.LogsRequest
-	(*LogsResponse)(nil),          // 21: redoubt.rund.v1.LogsResponse
-	(*ResolveImageRequest)(nil),   // 22: redoubt.rund.v1.ResolveImageRequest
-	(*ResolveImageResponse)(nil),  // 23: redoubt.rund.v1.ResolveImageResponse
-	(*ImageEvidenceRequest)(nil),  // 24: redoubt.rund.v1.ImageEvidenceRequest
-	(*ImageEvidenceResponse)(nil), // 25: redoubt.rund.v1.ImageEvidenceResponse
-	(*ImportImageRequest)(nil),    // 26: redoubt.rund.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),   // 27: redoubt.rund.v1.ImportImageResponse
-	(*NodeKeyRequest)(nil),        // 28: redoubt.rund.v1.NodeKeyRequest
-	(*NodeKeyResponse)(nil),       // 29: redoubt.rund.v1.NodeKeyResponse
-	(*DeliverRequest)(nil),        // 30: redoubt.rund.v1.DeliverRequest
-	(*DeliverResponse)(nil),       // 31: redoubt.rund.v1.DeliverResponse
-	(*TaskFiles)(nil),             // 32: redoubt.rund.v1.TaskFiles
-	(*PutIdentityRequest)(nil),    // 33: redoubt.rund.v1.PutIdentityRequest
-	(*PutIdentityResponse)(nil),   // 34: redoubt.rund.v1.PutIdentityResponse
-	(*IdentityCaller)(nil),        // 35: redoubt.rund.v1.IdentityCaller
-	nil,                           // 36: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	nil,                           // 37: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	nil,                           // 38: redoubt.rund.v1.LocalNetwork.OptionsEntry
-	nil,                           // 39: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.CheckResult)(nil),    // 40: redoubt.task.v1.CheckResult
-	(*taskpb.Feature)(nil),        // 41: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),        // 42: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),       // 43: redoubt.task.v1.TaskSpec
-	(*taskpb.FileFacts)(nil),      // 44: redoubt.task.v1.FileFacts
-	(*lockpb.Chain)(nil),          // 45: redoubt.lock.v1.Chain
-	(*lockpb.State)(nil),          // 46: redoubt.lock.v1.State
-	(*taskpb.FileVersion)(nil),    // 47: redoubt.task.v1.FileVersion
-	(*taskpb.DeliveredFile)(nil),  // 48: redoubt.task.v1.DeliveredFile
+	(*ExecRequest)(nil),           // 2: redoubt.rund.v1.ExecRequest
+	(*CheckRequest)(nil),          // 3: redoubt.rund.v1.CheckRequest
+	(*CheckResponse)(nil),         // 4: redoubt.rund.v1.CheckResponse
+	(*ProbeRequest)(nil),          // 5: redoubt.rund.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 6: redoubt.rund.v1.ProbeResponse
+	(*ApplyRequest)(nil),          // 7: redoubt.rund.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 8: redoubt.rund.v1.ApplyResponse
+	(*TaskDesired)(nil),           // 9: redoubt.rund.v1.TaskDesired
+	(*Relays)(nil),                // 10: redoubt.rund.v1.Relays
+	(*Relay)(nil),                 // 11: redoubt.rund.v1.Relay
+	(*LockRequest)(nil),           // 12: redoubt.rund.v1.LockRequest
+	(*LockResponse)(nil),          // 13: redoubt.rund.v1.LockResponse
+	(*RelayState)(nil),            // 14: redoubt.rund.v1.RelayState
+	(*LocalNetwork)(nil),          // 15: redoubt.rund.v1.LocalNetwork
+	(*LocalAttachment)(nil),       // 16: redoubt.rund.v1.LocalAttachment
+	(*Endpoint)(nil),              // 17: redoubt.rund.v1.Endpoint
+	(*WatchRequest)(nil),          // 18: redoubt.rund.v1.WatchRequest
+	(*WatchResponse)(nil),         // 19: redoubt.rund.v1.WatchResponse
+	(*TaskActual)(nil),            // 20: redoubt.rund.v1.TaskActual
+	(*LogsRequest)(nil),           // 21: redoubt.rund.v1.LogsRequest
+	(*LogsResponse)(nil),          // 22: redoubt.rund.v1.LogsResponse
+	(*ResolveImageRequest)(nil),   // 23: redoubt.rund.v1.ResolveImageRequest
+	(*ResolveImageResponse)(nil),  // 24: redoubt.rund.v1.ResolveImageResponse
+	(*ImageEvidenceRequest)(nil),  // 25: redoubt.rund.v1.ImageEvidenceRequest
+	(*ImageEvidenceResponse)(nil), // 26: redoubt.rund.v1.ImageEvidenceResponse
+	(*ImportImageRequest)(nil),    // 27: redoubt.rund.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),   // 28: redoubt.rund.v1.ImportImageResponse
+	(*NodeKeyRequest)(nil),        // 29: redoubt.rund.v1.NodeKeyRequest
+	(*NodeKeyResponse)(nil),       // 30: redoubt.rund.v1.NodeKeyResponse
+	(*DeliverRequest)(nil),        // 31: redoubt.rund.v1.DeliverRequest
+	(*DeliverResponse)(nil),       // 32: redoubt.rund.v1.DeliverResponse
+	(*TaskFiles)(nil),             // 33: redoubt.rund.v1.TaskFiles
+	(*PutIdentityRequest)(nil),    // 34: redoubt.rund.v1.PutIdentityRequest
+	(*PutIdentityResponse)(nil),   // 35: redoubt.rund.v1.PutIdentityResponse
+	(*IdentityCaller)(nil),        // 36: redoubt.rund.v1.IdentityCaller
+	nil,                           // 37: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	nil,                           // 38: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	nil,                           // 39: redoubt.rund.v1.LocalNetwork.OptionsEntry
+	nil,                           // 40: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.ExecCommand)(nil),    // 41: redoubt.task.v1.ExecCommand
+	(*taskpb.ExecInput)(nil),      // 42: redoubt.task.v1.ExecInput
+	(*taskpb.CheckResult)(nil),    // 43: redoubt.task.v1.CheckResult
+	(*taskpb.Feature)(nil),        // 44: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),        // 45: redoubt.task.v1.Storage
+	(*taskpb.TaskSpec)(nil),       // 46: redoubt.task.v1.TaskSpec
+	(*taskpb.FileFacts)(nil),      // 47: redoubt.task.v1.FileFacts
+	(*lockpb.Chain)(nil),          // 48: redoubt.lock.v1.Chain
+	(*lockpb.State)(nil),          // 49: redoubt.lock.v1.State
+	(*taskpb.FileVersion)(nil),    // 50: redoubt.task.v1.FileVersion
+	(*taskpb.DeliveredFile)(nil),  // 51: redoubt.task.v1.DeliveredFile
+	(*taskpb.ExecOutput)(nil),     // 52: redoubt.task.v1.ExecOutput
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	40, // 0: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
-	41, // 1: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
-	36, // 2: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	42, // 3: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
-	8,  // 4: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	37, // 5: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	0,  // 6: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	43, // 7: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	16, // 8: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	14, // 9: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
-	9,  // 10: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
-	44, // 11: redoubt.rund.v1.TaskDesired.facts:type_name -> redoubt.task.v1.FileFacts
-	10, // 12: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
-	45, // 13: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
-	46, // 14: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
-	10, // 15: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
-	38, // 16: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
-	19, // 17: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 18: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	16, // 19: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	43, // 20: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 21: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	15, // 22: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
-	13, // 23: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
-	47, // 24: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
-	39, // 25: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	48, // 26: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
-	44, // 27: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
-	47, // 28: redoubt.rund.v1.TaskFiles.files:type_name -> redoubt.task.v1.FileVersion
-	4,  // 29: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	6,  // 30: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	17, // 31: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	20, // 32: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	22, // 33: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	24, // 34: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
-	26, // 35: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	28, // 36: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
-	30, // 37: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
-	33, // 38: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
-	2,  // 39: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
-	11, // 40: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
-	5,  // 41: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	7,  // 42: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	18, // 43: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	21, // 44: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	23, // 45: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	25, // 46: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
-	27, // 47: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	29, // 48: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
-	31, // 49: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
-	34, // 50: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
-	3,  // 51: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
-	12, // 52: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
-	41, // [41:53] is the sub-list for method output_type
-	29, // [29:41] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	41, // 0: redoubt.rund.v1.ExecRequest.command:type_name -> redoubt.task.v1.ExecCommand
+	42, // 1: redoubt.rund.v1.ExecRequest.input:type_name -> redoubt.task.v1.ExecInput
+	43, // 2: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
+	44, // 3: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	37, // 4: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
+	45, // 5: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	9,  // 6: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
+	38, // 7: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	0,  // 8: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
+	46, // 9: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	17, // 10: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	15, // 11: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
+	10, // 12: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
+	47, // 13: redoubt.rund.v1.TaskDesired.facts:type_name -> redoubt.task.v1.FileFacts
+	11, // 14: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
+	48, // 15: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
+	49, // 16: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
+	11, // 17: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
+	39, // 18: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	20, // 19: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 20: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	17, // 21: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	46, // 22: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 23: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	16, // 24: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
+	14, // 25: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
+	50, // 26: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
+	40, // 27: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	51, // 28: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
+	47, // 29: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
+	50, // 30: redoubt.rund.v1.TaskFiles.files:type_name -> redoubt.task.v1.FileVersion
+	5,  // 31: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	7,  // 32: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	18, // 33: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	21, // 34: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	23, // 35: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	25, // 36: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
+	27, // 37: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	29, // 38: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
+	31, // 39: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
+	34, // 40: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
+	3,  // 41: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
+	12, // 42: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
+	2,  // 43: redoubt.rund.v1.Rund.Exec:input_type -> redoubt.rund.v1.ExecRequest
+	6,  // 44: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	8,  // 45: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	19, // 46: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	22, // 47: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	24, // 48: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	26, // 49: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
+	28, // 50: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	30, // 51: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
+	32, // 52: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
+	35, // 53: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
+	4,  // 54: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
+	13, // 55: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
+	52, // 56: redoubt.rund.v1.Rund.Exec:output_type -> redoubt.task.v1.ExecOutput
+	44, // [44:57] is the sub-list for method output_type
+	31, // [31:44] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -2655,7 +2730,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 	if File_scheduler_rund_rundpb_rund_proto != nil {
 		return
 	}
-	file_scheduler_rund_rundpb_rund_proto_msgTypes[9].OneofWrappers = []any{
+	file_scheduler_rund_rundpb_rund_proto_msgTypes[10].OneofWrappers = []any{
 		(*LockRequest_Pin)(nil),
 		(*LockRequest_Chain)(nil),
 		(*LockRequest_Forget)(nil),
@@ -2666,7 +2741,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -11,6 +11,7 @@ package rundpb
 
 import (
 	context "context"
+	taskpb "github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -34,6 +35,7 @@ const (
 	Rund_PutIdentity_FullMethodName   = "/redoubt.rund.v1.Rund/PutIdentity"
 	Rund_Check_FullMethodName         = "/redoubt.rund.v1.Rund/Check"
 	Rund_Lock_FullMethodName          = "/redoubt.rund.v1.Rund/Lock"
+	Rund_Exec_FullMethodName          = "/redoubt.rund.v1.Rund/Exec"
 )
 
 // RundClient is the client API for Rund service.
@@ -67,6 +69,9 @@ type RundClient interface {
 	// Lock tells of the deployment lock, and changes what of it is this node's to say.
 	// To forget it is root's alone: redoubtd cannot.
 	Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*LockResponse, error)
+	// Exec runs a command in a task's container, confined as that is, for as long as
+	// the stream lasts: it ends with it.
+	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, taskpb.ExecOutput], error)
 }
 
 type rundClient struct {
@@ -227,6 +232,19 @@ func (c *rundClient) Lock(ctx context.Context, in *LockRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *rundClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, taskpb.ExecOutput], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Rund_ServiceDesc.Streams[4], Rund_Exec_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExecRequest, taskpb.ExecOutput]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Rund_ExecClient = grpc.BidiStreamingClient[ExecRequest, taskpb.ExecOutput]
+
 // RundServer is the server API for Rund service.
 // All implementations must embed UnimplementedRundServer
 // for forward compatibility.
@@ -258,6 +276,9 @@ type RundServer interface {
 	// Lock tells of the deployment lock, and changes what of it is this node's to say.
 	// To forget it is root's alone: redoubtd cannot.
 	Lock(context.Context, *LockRequest) (*LockResponse, error)
+	// Exec runs a command in a task's container, confined as that is, for as long as
+	// the stream lasts: it ends with it.
+	Exec(grpc.BidiStreamingServer[ExecRequest, taskpb.ExecOutput]) error
 	mustEmbedUnimplementedRundServer()
 }
 
@@ -303,6 +324,9 @@ func (UnimplementedRundServer) Check(context.Context, *CheckRequest) (*CheckResp
 }
 func (UnimplementedRundServer) Lock(context.Context, *LockRequest) (*LockResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Lock not implemented")
+}
+func (UnimplementedRundServer) Exec(grpc.BidiStreamingServer[ExecRequest, taskpb.ExecOutput]) error {
+	return status.Error(codes.Unimplemented, "method Exec not implemented")
 }
 func (UnimplementedRundServer) mustEmbedUnimplementedRundServer() {}
 func (UnimplementedRundServer) testEmbeddedByValue()              {}
@@ -509,6 +533,13 @@ func _Rund_Lock_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Rund_Exec_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(RundServer).Exec(&grpc.GenericServerStream[ExecRequest, taskpb.ExecOutput]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Rund_ExecServer = grpc.BidiStreamingServer[ExecRequest, taskpb.ExecOutput]
+
 // Rund_ServiceDesc is the grpc.ServiceDesc for Rund service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -568,6 +599,12 @@ var Rund_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ImportImage",
 			Handler:       _Rund_ImportImage_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Exec",
+			Handler:       _Rund_Exec_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 	},

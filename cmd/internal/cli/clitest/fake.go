@@ -35,6 +35,7 @@ import (
 type Node struct {
 	controlpb.UnimplementedBootstrapServer
 	controlpb.UnimplementedControlServer
+	controlpb.UnimplementedExecsServer
 	controlpb.UnimplementedAuthorityServer
 	controlpb.UnimplementedIdentitiesServer
 	controlpb.UnimplementedSecretsServer
@@ -157,6 +158,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	s := grpc.NewServer()
 	controlpb.RegisterBootstrapServer(s, n)
 	controlpb.RegisterControlServer(s, n)
+	controlpb.RegisterExecsServer(s, n)
 	controlpb.RegisterAuditServer(s, n)
 	controlpb.RegisterComplianceServer(s, n)
 	controlpb.RegisterImagePolicyServer(s, n)

@@ -97,7 +97,7 @@ func (c *checker) check(v any, known tree, path, pattern []string) {
 
 // userNamed reports whether the keys of what is at pattern are names of the file's.
 func userNamed(pattern []string) bool {
-	return len(pattern) == 1 || slices.Equal(pattern, []string{"services", "*", "networks"})
+	return len(pattern) == 1 || slices.Equal(pattern, []string{"services", "*", "networks"}) || slices.Equal(pattern, []string{"services", "*", "depends_on"})
 }
 
 func (c *checker) list(all []any, known tree, path, pattern []string) (out []any) {

@@ -274,15 +274,24 @@ func (l *load) load(ctx context.Context) (*Read, error) {
 }
 
 // disable takes out services of profiles that are not wanted, with all that is wrong
-// about them.
+// about them. Whoever would wait for one of them, and need not, does not.
 func (l *load) disable(services map[string]any) {
-	wanted := l.profiles()
+	wanted, disabled := l.profiles(), map[string]bool{}
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		s, _ := services[name].(map[string]any)
 		of, _ := s["profiles"].([]any)
 		if len(of) > 0 && !slices.Contains(wanted, "*") && !slices.ContainsFunc(of, func(p any) bool { text, _ := p.(string); return slices.Contains(wanted, text) }) {
 			delete(services, name)
+			disabled[name] = true
 		}
+	}
+	for _, v := range services {
+		s, _ := v.(map[string]any)
+		on, _ := s["depends_on"].(map[string]any)
+		maps.DeleteFunc(on, func(name string, v any) bool {
+			d, _ := v.(map[string]any)
+			return disabled[name] && d["required"] == false
+		})
 	}
 }
 

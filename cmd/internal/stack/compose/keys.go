@@ -53,6 +53,8 @@ var Keys = []Key{
 	{"services.*.dns", ""},
 	{"services.*.dns_search", ""},
 	{"services.*.dns_opt", ""},
+	{"services.*.depends_on.*.condition", "tasks wait, also those that are begun later; service_completed_successfully needs a restart policy that lets it end"},
+	{"services.*.depends_on.*.required", "false: waited for only where it is there and can still come so far"},
 	{"services.*.healthcheck.test", ""},
 	{"services.*.healthcheck.interval", ""},
 	{"services.*.healthcheck.timeout", ""},
@@ -171,8 +173,8 @@ const (
 
 // why says of keys that are not understood what people will want to know.
 var why = map[string]string{
-	"volumes":               notYet,
-	"services.*.depends_on": notYet + ": services are started together, and each must wait for what it needs",
+	"volumes":                         notYet,
+	"services.*.depends_on.*.restart": notYet + ": what runs goes on when the other one is replaced; redoubt service update --force replaces it",
 	"services.*.deploy.resources.reservations.generic_resources": notYet,
 	"services.*.deploy.resources.reservations.devices":           notYet,
 	"services.*.build":          nowhere + "build the image, push it, and name it by image",
@@ -192,7 +194,7 @@ var why = map[string]string{
 // harmless are keys that say what is so anyway where they are false.
 var harmless = map[string]bool{
 	"services.*.privileged": true, "services.*.stdin_open": true, "services.*.oom_kill_disable": true,
-	"services.*.use_api_socket": true,
+	"services.*.use_api_socket": true, "services.*.depends_on.*.restart": true,
 }
 
 // tree are the keys as a tree: * and [] are children, too. A leaf is understood with

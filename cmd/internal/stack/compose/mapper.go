@@ -99,6 +99,7 @@ func (m *mapper) service(s types.ServiceConfig) {
 	m.confine(s, c)
 	m.ports(s, t)
 	m.attach(s, t)
+	m.depends(s, t)
 	m.deploy(s, sp)
 	m.extensions(s, sp)
 	m.placement(s, sp)
@@ -126,7 +127,7 @@ func about(text string, s types.ServiceConfig) []string {
 		{"the schedule", "x-redoubt-schedule"}, {"a schedule", "x-redoubt-schedule"}, {"time zone", "x-redoubt-schedule"}, {"start within", "x-redoubt-schedule"}, {"a job cannot publish", "ports"}, {"an endpoint", "deploy.endpoint_mode"}, {"endpoint", "deploy.endpoint_mode"}, {"limit", "deploy.resources.limits"},
 		{"memory limit", "deploy.resources.limits.memory"}, {"cpu limit", "deploy.resources.limits.cpus"}, {"reserv", "deploy.resources.reservations"},
 		{"placement preference", "deploy.placement.preferences"}, {"a global service", "deploy.mode"}, {"priority", "x-redoubt-placement.priority"}, {"strategy", "x-redoubt-placement.strategy"}, {"rebalance", "x-redoubt-placement"},
-		{"container label", "labels"}, {"service label", "deploy.labels"}, {"identity", "x-redoubt-identity"}, {"the identity", "x-redoubt-identity"},
+		{"container label", "labels"}, {"it depends", "depends_on"}, {"what it depends", "depends_on"}, {"that it depends", "depends_on"}, {"service label", "deploy.labels"}, {"identity", "x-redoubt-identity"}, {"the identity", "x-redoubt-identity"},
 	} {
 		if strings.HasPrefix(strings.ToLower(text), k.begins) {
 			if k.key == "volumes" && len(s.Volumes) == 0 {
@@ -160,6 +161,26 @@ func (m *mapper) healthcheck(s types.ServiceConfig, c *taskpb.ContainerSpec) {
 		check.Retries = uint32(min(*h.Retries, 1<<32-1))
 	}
 	c.Healthcheck = check
+}
+
+// depends maps what the service's tasks wait for: services of the same file, which the
+// loader saw to.
+func (m *mapper) depends(s types.ServiceConfig, t *taskpb.TaskSpec) {
+	for _, name := range slices.Sorted(maps.Keys(s.DependsOn)) {
+		d := s.DependsOn[name]
+		out := &taskpb.Dependency{Service: stack.Name(m.out.Name, name), Optional: !d.Required}
+		switch d.Condition {
+		case types.ServiceConditionStarted:
+			out.Condition = taskpb.Dependency_CONDITION_STARTED
+		case types.ServiceConditionHealthy:
+			out.Condition = taskpb.Dependency_CONDITION_HEALTHY
+		case types.ServiceConditionCompletedSuccessfully:
+			out.Condition = taskpb.Dependency_CONDITION_COMPLETED
+		default:
+			m.wrong([]string{"services", s.Name, "depends_on", name, "condition"}, "there is no condition %q: use service_started, service_healthy or service_completed_successfully", d.Condition)
+		}
+		t.DependsOn = append(t.DependsOn, out)
+	}
 }
 
 func (m *mapper) attach(s types.ServiceConfig, t *taskpb.TaskSpec) {

@@ -74,6 +74,7 @@ var (
 	dotted     = regexp.MustCompile(`\b((?:services|networks|secrets|configs|volumes|include|name)(?:\.[\w\[\]-]+)+)`)
 	refers     = regexp.MustCompile(`service "([^"]+)" refers to undefined (network|secret|config|volume) ([^ :]+)`)
 	depends    = regexp.MustCompile(`service "([^"]+)" depends on undefined service "?([^ :"]+)`)
+	circle     = regexp.MustCompile(`dependency cycle detected: ([^ ]+) -> ([^ ]+)`)
 	ofOne      = regexp.MustCompile(`\b(service|secret|config|network|volume) "([^"]+)"`)
 	cannotExt  = regexp.MustCompile(`cannot extend service "([^"]+)"`)
 	prefixes   = regexp.MustCompile(`^(?:validating [^:]*: |error while interpolating [^:]*: |decoding failed due to the following error\(s\):\s*)`)
@@ -89,6 +90,9 @@ func keyOf(text string) []string {
 		return []string{"services", m[1], m[2] + "s", m[3]}
 	}
 	if m := depends.FindStringSubmatch(text); m != nil {
+		return []string{"services", m[1], "depends_on", m[2]}
+	}
+	if m := circle.FindStringSubmatch(text); m != nil {
 		return []string{"services", m[1], "depends_on", m[2]}
 	}
 	if m := cannotExt.FindStringSubmatch(text); m != nil {

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 func main() {
@@ -189,6 +191,28 @@ func run(verb string, args []string) error {
 			fmt.Printf("%s: %v\n", f, err)
 		}
 		return nil
+	case "mirror": // what it reads
+		_, err := io.Copy(os.Stdout, os.Stdin)
+		fmt.Println("end")
+		return err
+	case "window": // its terminal's size, now and when it changes, until SIGTERM
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM, syscall.SIGWINCH)
+		for {
+			var size [4]uint16
+			if _, _, err := syscall.Syscall(syscall.SYS_IOCTL, 0, syscall.TIOCGWINSZ, uintptr(unsafe.Pointer(&size))); err != 0 {
+				return err
+			}
+			fmt.Printf("%dx%d\n", size[1], size[0])
+			if <-c == syscall.SIGTERM {
+				os.Exit(7)
+			}
+		}
+	case "behind": // leave a process that holds the output open
+		p := &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}}
+		_, err := os.StartProcess("/probe", []string{"/probe", "sleep", "1h"}, p)
+		fmt.Println("left one")
+		return err
 	case "listen": // on a port, any address
 		l, err := net.Listen("tcp", ":"+args[0])
 		if err != nil {
