@@ -31,7 +31,7 @@ func TestIdentityFiles(t *testing.T) {
 	if err := put(d.GetTaskId(), "0"); status.Code(err) != codes.NotFound {
 		t.Errorf("of a task that rund does not know: %v", err)
 	}
-	other := n.desired("idle")
+	other := n.desired()
 	n.apply(d, other)
 	n.await(d.GetTaskId(), "waiting", func(a *rundpb.TaskActual) bool { return strings.Contains(a.GetMessage(), "files of its identity") })
 	if err := put(other.GetTaskId(), "0"); status.Code(err) != codes.FailedPrecondition {
