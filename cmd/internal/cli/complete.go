@@ -146,7 +146,7 @@ func fixed(c *cobra.Command, flag string, values ...string) {
 // completions gives the commands that name objects their completion.
 func (a *app) completions(root *cobra.Command) {
 	for path, fill := range map[string]completion{
-		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
+		"service ps": a.names(-1, serviceNames), "service inspect": a.names(-1, serviceNames), "service events": a.names(-1, serviceNames), "service rm": a.names(-1, serviceNames),
 		"service update": a.names(1, serviceNames), "service rollback": a.names(1, serviceNames), "service history": a.names(1, serviceNames), "service rebalance": a.names(-1, serviceNames), "service scale": a.names(-1, scaleNames),
 		"service run": a.names(1, jobNames), "service runs": a.names(1, jobNames), "service suspend": a.names(-1, jobNames), "service resume": a.names(-1, jobNames),
 		"service logs": a.names(1, taskNames), "service exec": a.names(1, taskNames), "service explain": a.names(1, taskNames),

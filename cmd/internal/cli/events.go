@@ -24,10 +24,66 @@ type eventJSON struct {
 	Attributes map[string]string `json:"attributes,omitempty"`
 }
 
+// eventsFlags are those of events and service events.
+type eventsFlags struct {
+	out          output
+	filter       filterFlag
+	since, until string
+}
+
+func (e *eventsFlags) add(c *cobra.Command, filters ...string) {
+	e.out.flags(c, false)
+	c.Flags().StringVar(&e.since, "since", "", "also what happened since: 10m, or 2026-01-02T15:04:05Z")
+	c.Flags().StringVar(&e.until, "until", "", "end then: 0s for now, or 2026-01-02T15:04:05Z")
+	e.filter.add(c, filters...)
+}
+
+func (e *eventsFlags) request(c *cobra.Command) (*controlpb.EventsRequest, error) {
+	req := &controlpb.EventsRequest{}
+	now := time.Now()
+	var err error
+	for _, t := range []struct {
+		flag, text string
+		at         *int64
+	}{{"since", e.since, &req.Since}, {"until", e.until, &req.Until}} {
+		if t.text == "" && c.Flags().Changed(t.flag) { // an unset variable, not: for ever
+			return nil, usagef("--%s is empty: give a duration as 10m, or a time as 2026-01-02T15:04:05Z", t.flag)
+		}
+		if *t.at, err = moment("--"+t.flag, t.text, now); err != nil {
+			return nil, err
+		}
+	}
+	return req, nil
+}
+
+func (a *app) serviceEventsCmd() *cobra.Command {
+	var e eventsFlags
+	c := &cobra.Command{
+		Use: "events [SERVICE...]", Short: "Follow what happens to services and their tasks (none named: to all)",
+		Long: `events shows how services and their tasks change, as redoubt events does, until it
+is interrupted or --until has come. A service is named by its name: also one that is
+not there any more, or not yet.`,
+		Example: `  redoubt service events web
+  redoubt service events --since 10m --until 0s --filter type=task --filter action=failed web`,
+		Args: args(0, -1),
+		RunE: func(c *cobra.Command, names []string) error {
+			req, err := e.request(c)
+			if err != nil {
+				return err
+			}
+			e.filter.want["service"] = names
+			if len(e.filter.want["type"]) == 0 {
+				e.filter.want["type"] = []string{"service", "task"}
+			}
+			return a.runEvents(c.Context(), req, &e.out, &e.filter)
+		},
+	}
+	e.add(c, "type=service|task", "action", "id", "name", "node", "stack")
+	return c
+}
+
 func (a *app) eventsCmd() *cobra.Command {
-	var out output
-	var filter filterFlag
-	var since, until string
+	var e eventsFlags
 	c := &cobra.Command{
 		Use: "events", Short: "Follow what happens in the cluster",
 		Long: `events shows nodes, services, tasks, secrets, configs, networks, policies, join
@@ -40,27 +96,14 @@ what was done and by whom, for good, is what "redoubt audit ls" shows.`,
   redoubt events --format json`,
 		Args: args(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			req := &controlpb.EventsRequest{}
-			now := time.Now()
-			var err error
-			for _, t := range []struct {
-				flag, text string
-				at         *int64
-			}{{"since", since, &req.Since}, {"until", until, &req.Until}} {
-				if t.text == "" && c.Flags().Changed(t.flag) { // an unset variable, not: for ever
-					return usagef("--%s is empty: give a duration as 10m, or a time as 2026-01-02T15:04:05Z", t.flag)
-				}
-				if *t.at, err = moment("--"+t.flag, t.text, now); err != nil {
-					return err
-				}
+			req, err := e.request(c)
+			if err != nil {
+				return err
 			}
-			return a.runEvents(c.Context(), req, &out, &filter)
+			return a.runEvents(c.Context(), req, &e.out, &e.filter)
 		},
 	}
-	out.flags(c, false)
-	c.Flags().StringVar(&since, "since", "", "also what happened since: 10m, or 2026-01-02T15:04:05Z")
-	c.Flags().StringVar(&until, "until", "", "end then: 0s for now, or 2026-01-02T15:04:05Z")
-	filter.add(c, "type=admission|audit-witness|break-glass|ca|config|identity|network|node|placement|policy|secret|service|task|token|unlock-key", "action", "id", "name", "service", "node")
+	e.add(c, "type=admission|audit-witness|break-glass|ca|config|identity|network|node|placement|policy|secret|service|task|token|unlock-key", "action", "id", "name", "service", "node", "stack")
 	return c
 }
 
@@ -124,7 +167,7 @@ func eventMatches(f *filterFlag, e *controlpb.Event) bool {
 		return e.Attributes[kind]
 	}
 	return f.is("type", e.Type) && f.is("action", e.Action) && f.begins("id", e.Id) && f.begins("name", e.Name) &&
-		f.is("service", of("service")) && f.is("node", of("node"))
+		f.is("service", of("service")) && f.is("node", of("node")) && f.is("stack", e.Attributes["stack"])
 }
 
 func (a *app) printEvent(out *output, e *controlpb.Event) error {

@@ -20,9 +20,9 @@ import (
 
 // logsFlags are those of service logs.
 type logsFlags struct {
-	follow, timestamps, raw, details bool
-	since, until, tail               string
-	run                              uint64
+	follow, timestamps, raw, details, noTrunc bool
+	since, until, tail                        string
+	run                                       uint64
 }
 
 func (a *app) serviceLogsCmd() *cobra.Command {
@@ -35,8 +35,9 @@ task's id), wrote; their stderr goes to stderr. On a terminal control
 characters are shown as ^X, as output of a container is not to be trusted with
 it; --raw shows lines as they are, without names. Lines of several tasks come in
 the order of their times. Output is kept as long as its container is: of the
-last few tasks of each slot, and the last one or two megabytes of each. --run shows
-one run of a job alone; --follow then ends with it.`,
+last few tasks of each slot, and the last one or two megabytes of each. Of which
+tasks nothing can be read is said on stderr. --run shows one run of a job alone;
+--follow then ends with it.`,
 		Example: `  redoubt service logs --tail 20 web
   redoubt service logs --follow --since 10m web.3
   redoubt service logs --since 2026-01-02T15:00:00Z --until 2026-01-02T15:05:00Z web
@@ -58,6 +59,7 @@ one run of a job alone; --follow then ends with it.`,
 	f.BoolVarP(&l.timestamps, "timestamps", "t", false, "show the time of each line")
 	f.BoolVar(&l.raw, "raw", false, "lines as they are, without names")
 	f.BoolVar(&l.details, "details", false, "show the ids of node, service and task with each line")
+	f.BoolVar(&l.noTrunc, "no-trunc", false, "show the task's id in its name")
 	f.StringVar(&l.since, "since", "", "only newer lines: 10m, or 2026-01-02T15:04:05Z")
 	f.StringVar(&l.until, "until", "", "only older lines, likewise")
 	f.StringVarP(&l.tail, "tail", "n", "all", "only the last lines of each task")
@@ -88,6 +90,8 @@ func (l *logsFlags) request(target string, now time.Time) (*controlpb.ServiceLog
 		return nil, usagef("--since is not before --until: no line can be between them")
 	case l.raw && l.details:
 		return nil, usagef("--raw and --details exclude each other")
+	case l.raw && l.noTrunc:
+		return nil, usagef("--raw and --no-trunc exclude each other: there are no names")
 	}
 	return req, nil
 }
@@ -104,15 +108,24 @@ func (a *app) runLogs(ctx context.Context, req *controlpb.ServiceLogsRequest, l 
 	}
 	p := &logPrinter{out: a.Stdout, err: a.Stderr, flags: l, part: map[logStream][]byte{}}
 	var failed error
+	var gone []string // of tasks that ended
 	for {
 		r, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
+			if len(gone) > 0 {
+				a.warn([]string{"nothing can be read of what these wrote, which have ended: " + strings.Join(gone, ", ")})
+			}
 			return errors.Join(p.flush(), failed)
 		}
 		if err != nil {
 			return errors.Join(p.flush(), apiclient.Err(err))
 		}
-		if r.Error != "" {
+		switch {
+		case r.Gone && req.Follow:
+			a.warn([]string{fmt.Sprintf("nothing can be read of what %s wrote, which has ended: %s", r.TaskName, r.Error)})
+		case r.Gone:
+			gone = append(gone, fmt.Sprintf("%s (%s)", r.TaskName, r.Error))
+		case r.Error != "":
 			failed = failf(ExitError, "some logs are missing, of %s on %s: %s", r.TaskName, r.NodeName, r.Error)
 			if req.Follow {
 				a.printError(failed)
@@ -144,6 +157,9 @@ func (p *logPrinter) add(r *controlpb.ServiceLogsResponse) error {
 		p.name, p.details = map[string]string{}, map[string]string{}
 	}
 	p.name[r.TaskId] = r.TaskName + "@" + r.NodeName
+	if p.flags.noTrunc {
+		p.name[r.TaskId] = r.TaskName + "." + r.TaskId + "@" + r.NodeName
+	}
 	if p.flags.details {
 		p.details[r.TaskId] = fmt.Sprintf("node=%s,service=%s,task=%s ", r.NodeId, r.ServiceId, r.TaskId)
 	}

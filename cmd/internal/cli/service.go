@@ -19,7 +19,7 @@ func (a *app) serviceCmd() *cobra.Command {
 	c := &cobra.Command{Use: "service", Short: "Run containers and keep them running"}
 	group(c)
 	c.AddCommand(a.serviceCreateCmd(), a.serviceLsCmd(), a.servicePsCmd(), a.serviceInspectCmd(),
-		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceRebalanceCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceExecCmd(), a.serviceExplainCmd(),
+		a.serviceUpdateCmd(), a.serviceRollbackCmd(), a.serviceHistoryCmd(), a.serviceRebalanceCmd(), a.serviceScaleCmd(), a.serviceRmCmd(), a.serviceLogsCmd(), a.serviceEventsCmd(), a.serviceExecCmd(), a.serviceExplainCmd(),
 		a.serviceRunCmd(), a.serviceRunsCmd(), a.serviceSuspendCmd(), a.serviceResumeCmd())
 	return c
 }

@@ -42,7 +42,7 @@ func (s *Server) ServiceLogs(req *controlpb.ServiceLogsRequest, stream controlpb
 	if err != nil {
 		return err
 	}
-	if len(first) == 0 && !req.GetFollow() {
+	if len(first)+len(l.unread) == 0 && !req.GetFollow() {
 		if run := req.GetRun(); run != 0 {
 			return apierr.NotFound("see `redoubt service ps`", "%s has no task of run %d whose output can be read", req.GetTarget(), run)
 		}
@@ -65,6 +65,7 @@ type logReader struct {
 	task    string                // id
 	sources map[string]*logSource // by task
 	events  chan logEvent
+	unread  []string // tasks whose node is away, of which nobody was told yet or again
 }
 
 // logSource is one task that is or was read.
@@ -73,6 +74,7 @@ type logSource struct {
 	nodeID        string
 	service       string
 	live          bool
+	endedAt       int64 // by its node, 0: it has not
 	reading, done bool
 	last          int64     // when the last piece was written, 0: nothing was read
 	again         time.Time // not before
@@ -124,7 +126,7 @@ func (l *logReader) checkRun(r raftstore.Reader, svc *schedulerpb.Service) error
 func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 	now := time.Now()
 	consider := func(t *schedulerpb.Task) {
-		if t.GetNodeId() == "" || schedstore.State(t) == schedstore.Orphaned {
+		if t.GetNodeId() == "" {
 			return
 		}
 		src := l.sources[t.GetId()]
@@ -133,7 +135,7 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 				return // there is no output (yet)
 			}
 			svc, _ := schedstore.Services.Get(r, t.GetServiceId())
-			src = &logSource{live: schedstore.Live(t), name: schedstore.TaskName(svc.GetSpec().GetName(), t), node: nodeName(r, t.GetNodeId()), nodeID: t.GetNodeId(), service: t.GetServiceId()}
+			src = &logSource{live: schedstore.Live(t), endedAt: endedAt(t), name: schedstore.TaskName(svc.GetSpec().GetName(), t), node: nodeName(r, t.GetNodeId()), nodeID: t.GetNodeId(), service: t.GetServiceId()}
 			if t.GetSlot() == 0 && src.node != "" {
 				src.name = svc.GetSpec().GetName() + "." + src.node
 			}
@@ -143,7 +145,11 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 			l.sources[t.GetId()] = src
 		}
 		// What ended while it was away has said all it will.
-		if n, _ := schedstore.Nodes.Get(r, t.GetNodeId()); !src.reading && !src.done && schedstore.Up(n) && !now.Before(src.again) {
+		switch n, _ := schedstore.Nodes.Get(r, t.GetNodeId()); {
+		case src.reading || src.done || now.Before(src.again):
+		case schedstore.State(t) == schedstore.Orphaned, !schedstore.Up(n):
+			l.unread = append(l.unread, t.GetId())
+		default:
 			src.reading = true
 			ids = append(ids, t.GetId())
 		}
@@ -170,6 +176,38 @@ func (l *logReader) look(r raftstore.Reader) (ids []string, more bool) {
 	return ids, more
 }
 
+// endedAt is when the task ended by its node's word; 0: it has not.
+func endedAt(t *schedulerpb.Task) int64 {
+	if schedstore.Live(t) {
+		return 0
+	}
+	return t.GetStatus().GetAt()
+}
+
+// sayUnread tells of tasks whose node is away: what ended there is not read any more.
+func (l *logReader) sayUnread(ctx context.Context) error {
+	unread := l.unread
+	l.unread = nil
+	for _, id := range unread {
+		l.sources[id].done = !l.sources[id].live
+		if err := l.missing(ctx, id, "its node is away"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// missing tells once why a task is not read, where it may have written something that
+// was asked for.
+func (l *logReader) missing(ctx context.Context, id, why string) error {
+	src := l.sources[id]
+	if src.said == why || !src.live && src.endedAt < l.req.GetSince() {
+		return nil
+	}
+	src.said = why
+	return l.tell(ctx, logEvent{piece: &controlpb.ServiceLogsResponse{TaskId: id, TaskName: src.name, NodeName: src.node, Error: why, Gone: !src.live}})
+}
+
 // run reads the first tasks and, where asked to follow, those that come later,
 // until there can be none. It returns when every read has ended.
 func (l *logReader) run(ctx context.Context, first []string) error {
@@ -181,6 +219,9 @@ func (l *logReader) run(ctx context.Context, first []string) error {
 	changed := make(chan struct{}, 1)
 	if l.req.GetFollow() {
 		g.Go(func() error { return l.watch(ctx, changed) })
+	}
+	if err := l.sayUnread(ctx); err != nil {
+		return err
 	}
 	l.begin(ctx, g, first, l.req.GetSince(), l.req.GetTail(), ends)
 	open, more := len(first), l.req.GetFollow()
@@ -203,6 +244,9 @@ func (l *logReader) run(ctx context.Context, first []string) error {
 		}
 		var ids []string
 		if err := l.s.c.Store.View(func(r *raftstore.ReadTx) error { ids, more = l.look(r); return nil }); err != nil {
+			return err
+		}
+		if err := l.sayUnread(ctx); err != nil {
 			return err
 		}
 		open += len(ids)
@@ -256,11 +300,10 @@ func (l *logReader) ended(ctx context.Context, e logEnd) error {
 	}
 	src.reading, src.last, src.again = false, max(src.last, e.last), time.Now().Add(logRetry)
 	src.done = e.err == "" || !src.live
-	if e.err == "" || e.err == src.said || !src.live {
-		return nil // of one that ended long ago nothing may be left
+	if e.err == "" {
+		return nil
 	}
-	src.said = e.err
-	return l.tell(ctx, logEvent{piece: &controlpb.ServiceLogsResponse{TaskId: e.task, TaskName: src.name, NodeName: src.node, Error: e.err}})
+	return l.missing(ctx, e.task, e.err)
 }
 
 // begin reads some tasks in a goroutine of its own, which tells the end of each.

@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"maps"
 	"slices"
@@ -82,6 +83,39 @@ func TestServiceLogs(t *testing.T) {
 	if err := wait(); err != nil {
 		t.Error(err)
 	}
+
+	// Of one whose container or node is gone that is said, unless it ended before what is
+	// asked for.
+	lost := w.putTask(id, 4, schedstore.Failed)
+	w.mu.Lock()
+	w.logs[lost] = []*schedulerpb.LogChunk{{TaskId: lost, Eof: true, Error: "its container is gone"}}
+	w.mu.Unlock()
+	orphan := w.putTask(id, 5, schedstore.Orphaned, "never read")
+	next, wait = read(&controlpb.ServiceLogsRequest{Target: "web"})
+	missing := map[string]string{}
+	for range 4 {
+		if m := next(); m.GetGone() {
+			missing[m.GetTaskId()] = m.GetError()
+		}
+	}
+	if want := map[string]string{lost: "its container is gone", orphan: "its node is away"}; !maps.Equal(missing, want) {
+		t.Errorf("missing %v, want %v", missing, want)
+	}
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+	next, wait = read(&controlpb.ServiceLogsRequest{Target: "web", Since: 1})
+	for range 2 {
+		if m := next(); m.GetGone() {
+			t.Errorf("%v", m)
+		}
+	}
+	if err := wait(); err != nil {
+		t.Error(err)
+	}
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		return errors.Join(schedstore.Tasks.Delete(tx, lost), schedstore.Tasks.Delete(tx, orphan))
+	})
 
 	// Followed, a task that is begun later is read too, once and whole.
 	next, wait = read(&controlpb.ServiceLogsRequest{Target: "web", Follow: true, Tail: 10, Since: 5})

@@ -32,6 +32,6 @@ func (n *Node) Events(_ *controlpb.EventsRequest, s grpc.ServerStreamingServer[c
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC).UnixNano()
 	return s.Send(&controlpb.EventsResponse{Events: []*controlpb.Event{
 		{At: at, Type: "cluster", Action: "events-lost"},
-		{At: at, Type: "task", Action: "failed", Id: ident.New(), Name: "web.1\x1b[2J", Attributes: map[string]string{"node": "worker-1", "error": "exited with 3"}},
+		{At: at, Type: "task", Action: "failed", Id: ident.New(), Name: "web.1\x1b[2J", Attributes: map[string]string{"node": "worker-1", "error": "exited with 3", "service": "web", "stack": "shop"}},
 	}})
 }

@@ -249,6 +249,7 @@ func (n *Node) ServiceLogs(r *controlpb.ServiceLogsRequest, s grpc.ServerStreami
 		return apierr.NotFound("see `redoubt service ls`", "no service or task %q", r.Target)
 	}
 	return errors.Join(
+		s.Send(&controlpb.ServiceLogsResponse{TaskId: "z", TaskName: "web.1", NodeName: "manager-1", Gone: true, Error: "its container is gone"}),
 		s.Send(&controlpb.ServiceLogsResponse{TaskId: "a", TaskName: "web.1", NodeName: "manager-1", Data: []byte("hel")}),
 		s.Send(&controlpb.ServiceLogsResponse{TaskId: "b", TaskName: "web.2", NodeName: "manager-1", Data: []byte("other\n")}),
 		s.Send(&controlpb.ServiceLogsResponse{TaskId: "a", TaskName: "web.1", NodeName: "manager-1", Data: []byte("lo\nwithout end")}),

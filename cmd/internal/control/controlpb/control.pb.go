@@ -6759,16 +6759,19 @@ func (x *ServiceLogsRequest) GetRun() uint64 {
 }
 
 type ServiceLogsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	TaskName      string                 `protobuf:"bytes,2,opt,name=task_name,json=taskName,proto3" json:"task_name,omitempty"`
-	NodeName      string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
-	At            int64                  `protobuf:"varint,4,opt,name=at,proto3" json:"at,omitempty"`
-	Stderr        bool                   `protobuf:"varint,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
-	Data          []byte                 `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
-	Error         string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
-	NodeId        string                 `protobuf:"bytes,8,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	ServiceId     string                 `protobuf:"bytes,9,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	TaskId    string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	TaskName  string                 `protobuf:"bytes,2,opt,name=task_name,json=taskName,proto3" json:"task_name,omitempty"`
+	NodeName  string                 `protobuf:"bytes,3,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	At        int64                  `protobuf:"varint,4,opt,name=at,proto3" json:"at,omitempty"`
+	Stderr    bool                   `protobuf:"varint,5,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	Data      []byte                 `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
+	Error     string                 `protobuf:"bytes,7,opt,name=error,proto3" json:"error,omitempty"`
+	NodeId    string                 `protobuf:"bytes,8,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,9,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// With error: the task has ended, and nothing can be read of what it wrote. What a
+	// task wrote is kept as long as its container is.
+	Gone          bool `protobuf:"varint,10,opt,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6864,6 +6867,13 @@ func (x *ServiceLogsResponse) GetServiceId() string {
 		return x.ServiceId
 	}
 	return ""
+}
+
+func (x *ServiceLogsResponse) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
 }
 
 type ExplainRequest struct {
@@ -7743,7 +7753,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05since\x18\x03 \x01(\x03R\x05since\x12\x12\n" +
 	"\x04tail\x18\x04 \x01(\x03R\x04tail\x12\x14\n" +
 	"\x05until\x18\x05 \x01(\x03R\x05until\x12\x10\n" +
-	"\x03run\x18\x06 \x01(\x04R\x03run\"\xf2\x01\n" +
+	"\x03run\x18\x06 \x01(\x04R\x03run\"\x86\x02\n" +
 	"\x13ServiceLogsResponse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1b\n" +
 	"\ttask_name\x18\x02 \x01(\tR\btaskName\x12\x1b\n" +
@@ -7754,7 +7764,9 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\x17\n" +
 	"\anode_id\x18\b \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
-	"service_id\x18\t \x01(\tR\tserviceId\"(\n" +
+	"service_id\x18\t \x01(\tR\tserviceId\x12\x12\n" +
+	"\x04gone\x18\n" +
+	" \x01(\bR\x04gone\"(\n" +
 	"\x0eExplainRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\"\xff\x01\n" +
 	"\x0fExplainResponse\x129\n" +

@@ -17,16 +17,16 @@ import (
 func service(old, now *schedulerpb.Service) *controlpb.Event {
 	switch {
 	case now == nil:
-		return event("service", "remove", old.GetId(), old.GetSpec().GetName())
+		return labelled("service", "remove", old.GetId(), old.GetSpec())
 	case old == nil:
-		return event("service", "create", now.GetId(), now.GetSpec().GetName())
+		return labelled("service", "create", now.GetId(), now.GetSpec())
 	case proto.Equal(old.GetSpec(), now.GetSpec()):
 		if was, is := old.GetSuspendedSince() != 0, now.GetSuspendedSince() != 0; was != is {
 			return event("service", map[bool]string{true: "suspend", false: "resume"}[is], now.GetId(), now.GetSpec().GetName())
 		}
 		return rollout(old, now)
 	}
-	e := event("service", "update", now.GetId(), now.GetSpec().GetName())
+	e := labelled("service", "update", now.GetId(), now.GetSpec())
 	if st := now.GetUpdateStatus(); st.GetState() == schedstore.RollbackStarted && !proto.Equal(old.GetUpdateStatus(), st) {
 		e.Action = "rollback"
 		set(e, "message", st.GetMessage())
@@ -54,7 +54,7 @@ func rollout(old, now *schedulerpb.Service) *controlpb.Event {
 	if action == "" {
 		return nil
 	}
-	e := event("service", action, now.GetId(), now.GetSpec().GetName())
+	e := labelled("service", action, now.GetId(), now.GetSpec())
 	set(e, "message", st.GetMessage())
 	return e
 }

@@ -9,16 +9,19 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
+	schedspec "github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // TestRolloutsAreTold: that an update began, was paused, went on, is over, and was rolled
-// back.
+// back; and of which stack it is.
 func TestRolloutsAreTold(t *testing.T) {
 	s, h := start(t)
 	from := h.Now()
-	id, err := schedstore.CreateService(t.Context(), s, schedulertest.Spec("web", 1))
+	web := schedulertest.Spec("web", 1)
+	web.Labels = map[string]string{schedspec.StackLabel: "shop"}
+	id, err := schedstore.CreateService(t.Context(), s, web)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,15 +56,15 @@ func TestRolloutsAreTold(t *testing.T) {
 	set(schedstore.RollbackPaused, "these, too")
 	set(schedstore.RollbackCompleted, "back")
 	want := []string{
-		"service create web map[]",
-		"service update web map[]",
-		"service update-pause web map[message:one failed]",
-		"service update-resume web map[message:update resumed]",
-		"service update-complete web map[message:done]",
-		"service update web map[]",
-		"service rollback web map[message:all failed]",
-		"service rollback-pause web map[message:these, too]",
-		"service rollback-complete web map[message:back]",
+		"service create web map[stack:shop]",
+		"service update web map[stack:shop]",
+		"service update-pause web map[message:one failed stack:shop]",
+		"service update-resume web map[message:update resumed stack:shop]",
+		"service update-complete web map[message:done stack:shop]",
+		"service update web map[stack:shop]",
+		"service rollback web map[message:all failed stack:shop]",
+		"service rollback-pause web map[message:these, too stack:shop]",
+		"service rollback-complete web map[message:back stack:shop]",
 	}
 	if got := next(t, h, from, len(want)); !slices.Equal(got, want) {
 		t.Errorf("told\n%q, want\n%q", got, want)

@@ -24,6 +24,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/raftstorepb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedspec "github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 	secretstore "github.com/redoubt-cluster/redoubt/secrets/store"
@@ -89,6 +90,19 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 		out = append(out, e)
 	}
 	return out
+}
+
+// described are the specs of what has labels.
+type described interface {
+	GetName() string
+	GetLabels() map[string]string
+}
+
+// labelled is an event of what has labels: that it is of a stack is said with it.
+func labelled(kind, action, id string, spec described) *controlpb.Event {
+	e := event(kind, action, id, spec.GetName())
+	set(e, "stack", spec.GetLabels()[schedspec.StackLabel])
+	return e
 }
 
 func event(kind, action, id, name string) *controlpb.Event {
@@ -194,6 +208,7 @@ func task(r raftstore.Reader, old, now *schedulerpb.Task) *controlpb.Event {
 	svc, _ := schedstore.Services.Get(r, now.GetServiceId())
 	e := event("task", action, now.GetId(), schedstore.TaskName(svc.GetSpec().GetName(), now))
 	set(e, "service", svc.GetSpec().GetName())
+	set(e, "stack", svc.GetSpec().GetLabels()[schedspec.StackLabel])
 	node, _ := pkistore.Nodes.Get(r, now.GetNodeId())
 	set(e, "node", node.GetName())
 	switch action { // the other is told by its id: it may be of a service that not everybody sees
@@ -323,31 +338,31 @@ func token(old, now *pkipb.Token) *controlpb.Event {
 func config(old, now *secretspb.Config) *controlpb.Event {
 	switch {
 	case now == nil:
-		return event("config", "remove", old.GetId(), old.GetSpec().GetName())
+		return labelled("config", "remove", old.GetId(), old.GetSpec())
 	case old == nil:
-		return event("config", "create", now.GetId(), now.GetSpec().GetName())
+		return labelled("config", "create", now.GetId(), now.GetSpec())
 	}
 	_, was := secretstore.VersionsOf(old)
 	versions, is := secretstore.VersionsOf(now)
-	return fileUpdate("config", now.GetId(), now.GetSpec().GetName(), was, is, versions)
+	return fileUpdate("config", now.GetId(), now.GetSpec(), was, is, versions)
 }
 
 // secret tells of names and numbers of versions.
 func secret(old, now *secretspb.Secret) *controlpb.Event {
 	switch {
 	case now == nil:
-		return event("secret", "remove", old.GetId(), old.GetSpec().GetName())
+		return labelled("secret", "remove", old.GetId(), old.GetSpec())
 	case old == nil:
-		return event("secret", "create", now.GetId(), now.GetSpec().GetName())
+		return labelled("secret", "create", now.GetId(), now.GetSpec())
 	}
-	return fileUpdate("secret", now.GetId(), now.GetSpec().GetName(), old.GetCurrent(), now.GetCurrent(), now.GetVersions())
+	return fileUpdate("secret", now.GetId(), now.GetSpec(), old.GetCurrent(), now.GetCurrent(), now.GetVersions())
 }
 
-func fileUpdate(kind, id, name string, was, is uint64, versions []*secretspb.VersionFacts) *controlpb.Event {
+func fileUpdate(kind, id string, spec described, was, is uint64, versions []*secretspb.VersionFacts) *controlpb.Event {
 	if was == is { // somebody begins to use it, or its data moved
 		return nil
 	}
-	e := event(kind, "update", id, name)
+	e := labelled(kind, "update", id, spec)
 	if is < versions[len(versions)-1].GetNumber() {
 		e.Action = "rollback"
 	}
@@ -361,18 +376,18 @@ func network(old, now *meshpb.Network) *controlpb.Event {
 	case n.GetKind() == meshpb.Kind_KIND_INGRESS || old != nil && now != nil:
 		return nil
 	case now == nil:
-		return event("network", "remove", n.GetId(), n.GetSpec().GetName())
+		return labelled("network", "remove", n.GetId(), n.GetSpec())
 	default:
-		return event("network", "create", n.GetId(), n.GetSpec().GetName())
+		return labelled("network", "create", n.GetId(), n.GetSpec())
 	}
 }
 
 func policy(old, now *meshpb.Policy) *controlpb.Event {
 	switch {
 	case now == nil:
-		return event("policy", "remove", old.GetId(), old.GetSpec().GetName())
+		return labelled("policy", "remove", old.GetId(), old.GetSpec())
 	case old == nil:
-		return event("policy", "create", now.GetId(), now.GetSpec().GetName())
+		return labelled("policy", "create", now.GetId(), now.GetSpec())
 	}
 	return nil
 }
