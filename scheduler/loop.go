@@ -238,6 +238,7 @@ func (l *loop) request(r raftstore.Reader, serviceID string, revision uint64) *p
 		l.cfg.Logger.Error("a stored revision cannot be used", "revision", id, "err", err)
 		return nil
 	}
+	req.Have(store.VolumesOf(r, rev.GetSpec().GetContainer()), true)
 	l.requests[id] = req
 	return req
 }

@@ -107,7 +107,8 @@ func (f Filter) policy() (seccomp.Policy, error) {
 		deny.Names = append(deny.Names, known(mounts)...)
 		deny.NamesWithCondtions = append(deny.NamesWithCondtions, threadsOnly, seccomp.NameWithConditions{
 			Name: "setns", Conditions: seccomp.ArgumentConditions{{Argument: 1, Operation: seccomp.NotEqual, Value: unix.CLONE_NEWNET}}})
-	case Runtime:
+	case Runtime: // and bounds volumes by quotas of a directory that it has open
+		deny.Names = slices.DeleteFunc(deny.Names, func(n string) bool { return n == "quotactl_fd" })
 	default:
 		return seccomp.Policy{}, fmt.Errorf("unknown seccomp filter %d", f)
 	}

@@ -28,7 +28,7 @@ type Act struct {
 }
 
 // Kinds are the kinds of resources that verbs name.
-var Kinds = []string{"Service", "Node", "Config", "Secret", "Network", "NetworkPolicy"}
+var Kinds = []string{"Service", "Node", "Config", "Secret", "Network", "NetworkPolicy", "Volume"}
 
 var verbName = regexp.MustCompile(`^[a-z]+\.[a-z]+(-[a-z]+)*$`)
 

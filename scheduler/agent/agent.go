@@ -121,6 +121,7 @@ type nodeFacts struct {
 	features []*taskpb.Feature
 	images   map[string]string
 	storage  *taskpb.Storage
+	volumes  []*taskpb.VolumeInstance
 }
 
 // Run serves until ctx ends and returns its error. Containers are left as they

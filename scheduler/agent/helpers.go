@@ -43,6 +43,9 @@ func (a *agent) watchRund(ctx context.Context) error {
 					return fmt.Errorf("rund began with a change instead of all its tasks")
 				}
 				m.observe(now, r)
+				if mayHaveVolumes(r) {
+					a.probeKick.now()
+				}
 				if r.Complete {
 					a.rundUp, a.redeclare = true, true
 					b.reset()
@@ -83,7 +86,7 @@ func (a *agent) declareRund(ctx context.Context) error {
 			ids, keep := a.namespaces()
 			if a.redeclare || a.machine.again || told == nil || !maps.Equal(phases, told) || keep != kept || !slices.Equal(ids, networks) || !unmade.IsZero() && !now.Before(unmade) {
 				a.redeclare, a.machine.again = false, false
-				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases), Networks: ids, KeepNetworks: keep, ImagePolicy: a.machine.policy}
+				req = &rundpb.ApplyRequest{Generation: a.gen.Next(), Tasks: a.machine.declaration(phases), Networks: ids, KeepNetworks: keep, ImagePolicy: a.machine.policy, RemoveVolumes: a.machine.noVolumes}
 			}
 		}
 		a.mu.Unlock()
@@ -111,14 +114,14 @@ func (a *agent) declareRund(ctx context.Context) error {
 		}
 		told, networks, kept, unmade = phases, req.Networks, req.KeepNetworks, time.Time{}
 		if len(failed) > 0 {
-			a.Logger.Warn("rund could not make the namespaces of all networks, trying again", "errors", failed)
+			a.Logger.Warn("rund could not make the namespaces of all networks, or delete all volumes that it should, trying again", "errors", failed)
 			unmade = time.Now().Add(maxHelperBackoff)
 		}
 		b.reset()
 	}
 }
 
-// applyRund returns the networks that have no namespace, and why.
+// applyRund returns the networks that have no namespace, and the volumes that are not deleted, and why.
 func (a *agent) applyRund(ctx context.Context, req *rundpb.ApplyRequest) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, applyTimeout)
 	defer cancel()
@@ -126,7 +129,17 @@ func (a *agent) applyRund(ctx context.Context, req *rundpb.ApplyRequest) (map[st
 	if err == nil && a.Overlay != nil {
 		a.Overlay.SetNamespaces(req.Networks, resp.GetNetworkErrors())
 	}
-	return resp.GetNetworkErrors(), err
+	failed := maps.Clone(resp.GetNetworkErrors())
+	for id, why := range resp.GetVolumeErrors() {
+		if failed == nil {
+			failed = map[string]string{}
+		}
+		failed["volume "+id] = why
+	}
+	if len(req.GetRemoveVolumes()) > 0 {
+		a.probeKick.now() // what is gone?
+	}
+	return failed, err
 }
 
 // syncNetwork tells netd the whole desired state whenever it changed, or netd

@@ -83,6 +83,8 @@ const (
 
 	// maxTasks bounds the tasks one node accepts.
 	maxTasks = 4096
+	// maxVolumes bounds the volumes that a manager wants to be deleted.
+	maxVolumes = 1024
 
 	// What managers may say of networks: networks and peers of the node; tasks,
 	// services and rules of one network; aliases of a service.

@@ -38,6 +38,8 @@ type machine struct {
 	refusal  string        // why no new task is taken; empty: they are
 	view     *overlay.View // what managers last said of networks; nil: nothing
 	policy   []byte        // the cluster's image policy, by managers' last word; empty: none
+	// noVolumes are those whose data is to be deleted, by managers' last word.
+	noVolumes []string
 }
 
 // task is one that the manager assigned, or that rund still has.
@@ -315,7 +317,7 @@ func (m *machine) declaration(phases map[string]rundpb.Phase) []*rundpb.TaskDesi
 		d := &rundpb.TaskDesired{TaskId: id, Phase: p}
 		if a := t.assignment; a != nil {
 			d.ServiceId, d.ServiceName, d.Slot, d.Spec, d.KillAt, d.Signed = a.ServiceId, a.ServiceName, a.Slot, a.Spec, a.KillAt, a.Signed
-			d.Facts = a.Facts
+			d.Facts, d.Volumes = a.Facts, a.Volumes
 		}
 		if d.Spec == nil {
 			d.Spec = t.actual.GetSpec()

@@ -78,7 +78,7 @@ func (a *agent) probeOnce(ctx context.Context) error {
 	for _, f := range rund.Features {
 		facts.features = append(facts.features, feature(f.Name, f.Detail, f.Present, f.Required))
 	}
-	facts.storage = rund.Storage
+	facts.storage, facts.volumes = rund.Storage, rund.Volumes
 	if facts.images, err = boundImages(rund.LoadedImages); err != nil {
 		a.Logger.Warn("not every imported image is made known", "error", err)
 	}
@@ -190,6 +190,6 @@ func (a *agent) describe() *schedulerpb.NodeDescription {
 		d.Features = append(d.Features, feature("published ports", strings.Join(a.ports, "; "), false, false))
 	}
 	d.LoadedImages = a.node.images
-	d.Storage = a.node.storage
+	d.Storage, d.Volumes = a.node.storage, &schedulerpb.NodeVolumes{Instances: a.node.volumes}
 	return d
 }

@@ -297,6 +297,10 @@ func (s *session) receive(ctx context.Context, slow *time.Timer) error {
 			if err := s.takeImagePolicy(v.ImagePolicy); err != nil {
 				return err
 			}
+		case *schedulerpb.ManagerMessage_RemoveVolumes:
+			if err := s.takeRemovedVolumes(v.RemoveVolumes); err != nil {
+				return err
+			}
 		case *schedulerpb.ManagerMessage_Log:
 			s.logs.subscribe(ctx, v.Log)
 		case *schedulerpb.ManagerMessage_Mesh:

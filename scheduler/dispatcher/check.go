@@ -78,6 +78,19 @@ func checkDescription(d *schedulerpb.NodeDescription) error {
 	if t := d.GetTicket(); t != nil && (!ident.Valid(t.SlotId) || t.Generation == 0) {
 		return errors.New("the node reports a malformed ticket")
 	}
+	if n := len(d.GetVolumes().GetInstances()); n > maxVolumes {
+		return fmt.Errorf("the node lists %d volumes: at most %d are accepted", n, maxVolumes)
+	}
+	for _, v := range d.GetVolumes().GetInstances() {
+		if !ident.Valid(v.Id) || v.CreatedAt < 0 || v.Size < 0 {
+			return errors.New("the node reports a malformed volume")
+		}
+		for _, text := range []string{v.Name, v.Driver, v.Encryption} {
+			if err := checkText(text, maxShortText); err != nil {
+				return fmt.Errorf("volume %s: a word of it %w", v.Id, err)
+			}
+		}
+	}
 	if len(d.LoadedImages) > maxImages {
 		return fmt.Errorf("the node lists %d images: at most %d are accepted", len(d.LoadedImages), maxImages)
 	}

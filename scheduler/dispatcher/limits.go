@@ -82,6 +82,7 @@ const (
 	maxDescriptionBytes = 256 << 10
 	maxFeatures         = 128
 	maxImages           = 4096
+	maxVolumes          = 1024
 	maxShortText        = 128
 	maxDetailText       = 512
 	maxReference        = 512

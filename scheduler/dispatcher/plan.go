@@ -131,6 +131,9 @@ func (p *plan) look(r raftstore.Reader, l *slog.Logger, id string, update *[]*sc
 		a.ServiceName = svc.GetSpec().GetName()
 	}
 	if ok {
+		if a.Desired <= store.Running {
+			a.Volumes = store.VolumesOf(r, rev.GetSpec().GetContainer())
+		}
 		if a.Spec = rev.Spec; found && rev.GetSpec().GetContainer().GetTemplated() && a.Desired <= store.Running {
 			a.Facts = facts(r, p.cluster, p.node, svc, t)
 		}
@@ -206,7 +209,7 @@ func (d *Dispatcher) route(ctx context.Context, w *raftstore.Watch) error {
 // watch begins with a new index of networks.
 func (d *Dispatcher) watch() (*raftstore.Watch, error) {
 	var ix *netview.Index
-	w, err := d.config.Store.Watch(func(r *raftstore.ReadTx) error { ix = netview.Load(r); return nil }, append(netview.Tables(), secretstore.Secrets, secretstore.Configs, store.ImagePolicies)...)
+	w, err := d.config.Store.Watch(func(r *raftstore.ReadTx) error { ix = netview.Load(r); return nil }, append(netview.Tables(), secretstore.Secrets, secretstore.Configs, store.ImagePolicies, store.Volumes)...)
 	if err == nil {
 		d.networks.Store(ix)
 	}
@@ -224,7 +227,7 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 		views := d.networks.Load().Observe(events)
 		tasks := map[string][]string{}
 		var gone, deadlines []string
-		files, services, policy := map[string]bool{}, map[string]bool{}, false
+		files, services, policy, volumes := map[string]bool{}, map[string]bool{}, false, false
 		for _, e := range events {
 			if old, now, ok := store.Tasks.Event(e); ok {
 				id := cmp.Or(old.GetId(), now.GetId())
@@ -241,6 +244,8 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 				services[id] = true
 			} else if _, _, ok := store.ImagePolicies.Event(e); ok {
 				policy = true
+			} else if _, now, ok := store.Volumes.Event(e); ok && now.GetRemovingSince() != 0 {
+				volumes = true
 			}
 		}
 		if err := d.users(files, services, tasks); err != nil {
@@ -253,7 +258,7 @@ func (d *Dispatcher) follow(ctx context.Context, w *raftstore.Watch) error {
 			}
 		}
 		for _, m := range d.members {
-			if policy && m.session != nil {
+			if (policy || volumes) && m.session != nil {
 				m.session.lookNetworks()
 			}
 		}

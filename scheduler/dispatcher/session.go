@@ -53,6 +53,7 @@ type session struct {
 	// policyTold that it was. write's.
 	policy     uint64
 	policyTold bool
+	volumes    []string // write's: that the node was told to delete, sorted
 
 	quota struct{ messages, chunks, reports, repeats, logs, hellos, refusals bucket } // read's
 }
@@ -168,6 +169,15 @@ func (s *session) flush() error {
 	}
 	if policy != nil {
 		if err := s.stream.Send(policy); err != nil {
+			return err
+		}
+	}
+	gone, err := s.nextVolumes()
+	if err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	if gone != nil {
+		if err := s.stream.Send(gone); err != nil {
 			return err
 		}
 	}

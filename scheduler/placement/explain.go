@@ -26,10 +26,14 @@ func (c *Cluster) Packs(r *Request) bool { return c.packs(r) }
 // Explain asks every node, in no order.
 func (c *Cluster) Explain(r *Request) []Verdict {
 	out := make([]Verdict, 0, len(c.nodes))
-	own := c.services[r.ServiceID]
+	own, homes := c.services[r.ServiceID], c.homes(r, nil)
 	for id, info := range c.nodes {
 		v := Verdict{NodeID: id, ServiceTasks: own[info].live, Tasks: info.live}
-		if why := info.refuses(r, own[info].live, 0); why != nil {
+		why := info.refuses(r, own[info].live, 0)
+		if why == nil {
+			why = away(homes, info)
+		}
+		if why != nil {
 			v.Reason = why.one
 		}
 		for _, p := range r.preferences {

@@ -57,6 +57,7 @@ type Request struct {
 	generic          []*taskpb.GenericResource
 	reserves         bool
 	mesh             bool // its networks span nodes
+	volumes          []*taskpb.Volume
 }
 
 // Compile reads a task template. It fails on a constraint that does not parse,
@@ -121,7 +122,10 @@ func (c *Cluster) Place(r *Request, n int, now time.Time) ([]string, *Refusal) {
 	if n <= 0 {
 		return nil, nil
 	}
-	root, refusal := c.tree(r, now)
+	if len(r.volumes) > 0 {
+		return c.placeWithData(r, n, now)
+	}
+	root, refusal := c.tree(r, now, nil)
 	chosen := make([]string, 0, n)
 	for len(chosen) < n && !root.empty() {
 		chosen = append(chosen, root.take(r, refusal))

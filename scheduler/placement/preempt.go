@@ -17,13 +17,15 @@ type Preemption struct {
 // Preempt says on which node stopping what would make room for one more task of r; only,
 // if not empty, is the one node that it may be. It takes as little as it can: first what
 // costs the lowest priority at most, then the fewest tasks. Tasks of the same service
-// are never taken, nor is a node where those of r keep failing. False: there is none.
+// are never taken, nor is a node where those of r keep failing, or one without the data of
+// its volumes while another has it. False: there is none.
 func (c *Cluster) Preempt(r *Request, only string, now time.Time) (Preemption, bool) {
 	var best *offer
+	homes := c.homes(r, nil)
 	failures := c.failures[revisionKey{r.ServiceID, r.Revision}]
 	for info, there := range c.lower(r) {
 		id := info.node.GetId()
-		if only != "" && only != id || info.barred(r) != nil || failing(failures[info], now) {
+		if only != "" && only != id || info.barred(r) != nil || away(homes, info) != nil || failing(failures[info], now) {
 			continue
 		}
 		if o := c.offer(info, r, there); o != nil && (best == nil || o.before(best)) {

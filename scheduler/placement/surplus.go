@@ -31,9 +31,12 @@ type source struct {
 // squares of the numbers of tasks, so moves one after the other come to an end.
 //
 // It counts on every task of the service that should run doing so: else Place has more
-// to say first. False: nothing gains.
+// to say first. False: nothing gains, or the tasks have volumes.
 func (c *Cluster) Surplus(r *Request, now time.Time) (Surplus, bool) {
-	root, _ := c.tree(r, now)
+	if len(r.volumes) > 0 { // their data does not move with them
+		return Surplus{}, false
+	}
+	root, _ := c.tree(r, now, nil)
 	if root.empty() || root.best().failing {
 		return Surplus{}, false
 	}

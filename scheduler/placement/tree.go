@@ -29,9 +29,10 @@ func (c *Cluster) packs(r *Request) bool {
 	return false
 }
 
-// tree has the nodes that could run one more task, and why the others could not.
-func (c *Cluster) tree(r *Request, now time.Time) (*branch, *Refusal) {
-	refusal := &Refusal{}
+// tree has the nodes that could run one more task, and why the others could not. added
+// are tasks of r that are meant for nodes and not counted yet.
+func (c *Cluster) tree(r *Request, now time.Time, added map[*nodeInfo]int) (*branch, *Refusal) {
+	refusal, homes := &Refusal{}, c.homes(r, added)
 	packs := c.packs(r)
 	root := &branch{packs: packs}
 	if len(r.preferences) == 0 {
@@ -40,13 +41,17 @@ func (c *Cluster) tree(r *Request, now time.Time) (*branch, *Refusal) {
 	own, failures := c.services[r.ServiceID], c.failures[revisionKey{r.ServiceID, r.Revision}]
 	for _, info := range c.nodes {
 		here := own[info]
-		if why := info.refuses(r, here.live, 0); why != nil {
+		why := info.refuses(r, here.live, added[info])
+		if why == nil {
+			why = away(homes, info)
+		}
+		if why != nil {
 			refusal.add(*why)
 			continue
 		}
-		n := candidate{info: info, failing: failing(failures[info], now), service: here.live, live: info.live}
+		n := candidate{info: info, failing: failing(failures[info], now), service: here.live, live: info.live, added: added[info]}
 		if packs {
-			n.full = info.fullness(r, 0)
+			n.full = info.fullness(r, added[info])
 		}
 		b := root
 		for _, p := range r.preferences {
@@ -55,22 +60,27 @@ func (c *Cluster) tree(r *Request, now time.Time) (*branch, *Refusal) {
 		b.nodes = append(b.nodes, n)
 	}
 	for info, here := range own {
-		if info.node == nil || info.empties {
-			continue
-		}
-		b := root
-		for _, p := range r.preferences {
-			b.stays += here.stays
-			if b = b.index[value(info.node, p)]; b == nil {
-				break
-			}
-		}
-		if b != nil {
-			b.stays += here.stays
-		}
+		root.keep(r, info, here.stays)
+	}
+	for info, n := range added {
+		root.keep(r, info, n)
 	}
 	root.init()
 	return root, refusal
+}
+
+// keep counts tasks that stay on a node in all branches that it is in.
+func (b *branch) keep(r *Request, info *nodeInfo, n int) {
+	if info.node == nil || info.empties {
+		return
+	}
+	for _, p := range r.preferences {
+		b.stays += n
+		if b = b.index[value(info.node, p)]; b == nil {
+			return
+		}
+	}
+	b.stays += n
 }
 
 // into is the branch below for a value, which it makes where there is none.

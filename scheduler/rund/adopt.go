@@ -105,6 +105,7 @@ func (s *Server) adoptOnce(ctx context.Context) error {
 	defer s.mu.Unlock()
 	for id, w := range found {
 		if w.made != nil && (w.alive() || w.phase() == rundpb.Phase_PHASE_CREATED) {
+			s.volumes.Recall(id, w.made.GetVolumes())
 			if w.recallFiles(); len(w.has.files) > 0 {
 				w.state.Files = w.has.files
 				s.hub.set(w.state)

@@ -32,7 +32,8 @@ type Config struct {
 	// say who may.
 	Exec string `yaml:"exec"`
 	// BindMounts is the allow-list for bind mounts. Empty: none.
-	BindMounts []BindMount `yaml:"bind_mounts"`
+	BindMounts []BindMount   `yaml:"bind_mounts"`
+	Volumes    VolumesConfig `yaml:"volumes"`
 	// AllowedCapabilities, as CAP_NET_ADMIN, and AllowedDevices are what containers may
 	// be given here beyond what every one has. Empty: none.
 	AllowedCapabilities []string        `yaml:"allowed_capabilities"`
@@ -159,6 +160,9 @@ func (c *Config) Validate() error {
 		if !cleanAbs(b.Path) || b.Path == "/" {
 			return fmt.Errorf("rund.bind_mounts: %q must be a clean absolute path other than /", b.Path)
 		}
+	}
+	if err := c.Volumes.validate(); err != nil {
+		return fmt.Errorf("rund.volumes.%w", err)
 	}
 	if err := c.validateAllowed(); err != nil {
 		return err

@@ -97,6 +97,7 @@ func (s *Server) prepare(ctx context.Context, d *rundpb.TaskDesired, cid string,
 	case <-ctx.Done():
 		return nil, nil, ctx.Err()
 	}
+	s.volumes.Release(d.GetTaskId()) // of an attempt before
 	hostname := hostnameOf(filled)
 	// The kernel's part and containerd's do not need each other.
 	var sandbox errgroup.Group
@@ -178,7 +179,7 @@ func hostnameWritten(d *rundpb.TaskDesired) string {
 // in: what it carries is what was wanted.
 func (s *Server) createContainer(ctx context.Context, d, filled *rundpb.TaskDesired, cid string, img *image.Ready) (containerd.Container, *specs.Spec, error) {
 	id := d.GetTaskId()
-	in, err := s.describe(filled, cid, img)
+	in, err := s.describe(ctx, filled, cid, img)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -238,7 +239,7 @@ func (s *Server) createContainer(ctx context.Context, d, filled *rundpb.TaskDesi
 
 // describe puts the service's wishes, the image's and the node's rules together, but
 // for who it runs as.
-func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready) (ocispec.Container, error) {
+func (s *Server) describe(ctx context.Context, d *rundpb.TaskDesired, cid string, img *image.Ready) (ocispec.Container, error) {
 	entrypoint, cmd, cwd := img.Config.Entrypoint, img.Config.Cmd, img.Config.WorkingDir
 	id, c, dir := d.GetTaskId(), d.GetSpec().GetContainer(), s.taskDir(d.GetTaskId())
 	limits, reserved := d.GetSpec().GetLimits(), d.GetSpec().GetReservations()
@@ -295,7 +296,7 @@ func (s *Server) describe(d *rundpb.TaskDesired, cid string, img *image.Ready) (
 	if to := d.GetSpec().GetIdentity().GetFiles(); to != "" {
 		in.Files = append(in.Files, ocispec.Mount{Source: s.files.DirPath(id, taskfiles.Identity), Target: to, ReadOnly: true})
 	}
-	in.Mounts, err = s.mounts(id, c.GetMounts())
+	in.Mounts, err = s.mounts(ctx, d, cid)
 	return in, err
 }
 
@@ -317,9 +318,9 @@ func (s *Server) initSource(id string) (string, error) {
 	return s.netns.PinSource(id, maxMounts+1, f)
 }
 
-func (s *Server) mounts(id string, list []*taskpb.Mount) ([]ocispec.Mount, error) {
+func (s *Server) mounts(ctx context.Context, d *rundpb.TaskDesired, cid string) ([]ocispec.Mount, error) {
 	var out []ocispec.Mount
-	for n, m := range list {
+	for n, m := range d.GetSpec().GetContainer().GetMounts() {
 		mount := ocispec.Mount{Target: m.GetTarget(), ReadOnly: m.GetReadOnly(), Size: m.GetTmpfsSize(), Mode: m.GetTmpfsMode()}
 		switch m.GetType() {
 		case taskpb.Mount_TYPE_TMPFS:
@@ -331,9 +332,18 @@ func (s *Server) mounts(id string, list []*taskpb.Mount) ([]ocispec.Mount, error
 			if err != nil {
 				return nil, rejected(err)
 			}
-			mount.Source, err = s.netns.PinSource(id, n, f)
+			mount.Source, err = s.netns.PinSource(d.GetTaskId(), n, f)
 			if err = errors.Join(err, f.Close()); err != nil {
 				return nil, rejected(fmt.Errorf("bind source %s: %w", m.GetSource(), err))
+			}
+		case taskpb.Mount_TYPE_VOLUME:
+			f, err := s.useVolume(ctx, d, cid, m)
+			if err != nil {
+				return nil, err
+			}
+			mount.Source, err = s.netns.PinSource(d.GetTaskId(), n, f)
+			if err = errors.Join(err, f.Close()); err != nil {
+				return nil, rejected(fmt.Errorf("volume %s: %w", m.GetVolume().GetName(), err))
 			}
 		}
 		out = append(out, mount)

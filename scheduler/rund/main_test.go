@@ -112,6 +112,8 @@ func runAll(m *testing.M) (code int) {
 		{Name: "etc/group", Data: []byte("root:x:0:\napp:x:1000:\nextra:x:2000:app\n"), Mode: 0o644},
 		{Name: "home/", Mode: 0o755, UID: 1000, GID: 1000},
 		{Name: "tmp/", Mode: 0o1777},
+		{Name: "srv/", Mode: 0o750, UID: 1000, GID: 1000},
+		{Name: "srv/seed", Data: []byte("of the image"), Mode: 0o640, UID: 1000, GID: 2000},
 	}, v1.Config{Entrypoint: []string{"/probe"}, Cmd: []string{"wait"}, Env: []string{"FROM=image", "OVER=image"}, WorkingDir: "/home"}, "amd64")
 	must(err)
 	code = m.Run()

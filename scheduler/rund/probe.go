@@ -9,6 +9,10 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/redoubt-cluster/redoubt/internal/oneline"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -44,6 +48,11 @@ func (s *Server) Probe(ctx context.Context, _ *rundpb.ProbeRequest) (*rundpb.Pro
 	resp.Features = append(resp.Features, s.allowed.features()...)
 	resp.Features = append(resp.Features, s.ranges.feature())
 	resp.Features = append(resp.Features, s.lockFeature()...)
+	resp.Features = append(resp.Features, s.volumes.Features()...)
+	var verr error
+	if resp.Volumes, verr = s.volumes.List(); verr != nil {
+		return nil, status.Error(codes.Unavailable, oneline.Text(verr.Error(), maxSaid))
+	}
 	if err == nil {
 		if resp.LoadedImages, err = s.images.Loaded(ctx); err != nil {
 			return nil, imageStatus(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/taskfiles"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/volume"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 )
@@ -65,6 +66,8 @@ type Server struct {
 	users     users
 	locals    *locals
 	files     *taskfiles.Store
+	volumes   *volume.Store
+	removed   chan struct{} // of one: volumes were, and their data is to be deleted
 	key       *seal.NodeKey
 	trust     *lock.Trust
 	plugins   *cni.Client // nil: none
@@ -120,6 +123,10 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	vols, volumesDir, err := openVolumes(o)
+	if err != nil {
+		return nil, err
+	}
 	key, err := seal.NewNodeKey()
 	if err != nil {
 		return nil, err
@@ -129,8 +136,8 @@ func New(o Options) (*Server, error) {
 		o.Log.Error("nothing is begun on this node", "err", err)
 	}
 	s := &Server{
-		admission: admission, allowed: allowed, ranges: ranges, files: files, key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
-		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, filepath.Dir(o.Config.Containerd.Socket)}},
+		admission: admission, allowed: allowed, ranges: ranges, files: files, volumes: vols, removed: make(chan struct{}, 1), key: key, trust: trust, config: o.Config, taskRoot: filepath.Join(o.RunDir, "rund"), logger: o.Logger, proxy: o.Proxy, log: o.Log, netns: ns,
+		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, volumesDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
 		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks), check: o.Check, checking: make(chan struct{}, 1),
 		answers: make(chan struct{}, 1), adopted: make(chan struct{}), workers: map[string]*worker{},

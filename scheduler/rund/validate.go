@@ -32,6 +32,7 @@ func checkTask(t *rundpb.TaskDesired) error {
 		checkFacts(t),
 		checkProcess(c),
 		checkMounts(c.GetMounts()),
+		checkVolumes(t),
 		checkResources(t.GetSpec()),
 		checkEndpoint(t.GetEndpoint()),
 		checkLocalNetworks(t.GetLocalNetworks()),
@@ -87,6 +88,10 @@ func checkProcess(c *taskpb.ContainerSpec) error {
 	return nil
 }
 
+// propagation of every mount: what is mounted in a container, or below what it has of the
+// node, is seen by nobody else.
+const propagation = "rprivate"
+
 // checkFacts refuses what templates cannot be filled in with: the facts are of this very
 // task, and are written out as names.
 func checkFacts(t *rundpb.TaskDesired) error {
@@ -136,7 +141,14 @@ func checkMounts(ms []*taskpb.Mount) error {
 			return fmt.Errorf("two mounts on %s", m.GetTarget())
 		}
 		seen[m.GetTarget()] = true
+		if (m.GetVolume() != nil) != (m.GetType() == taskpb.Mount_TYPE_VOLUME) || m.GetBind() != nil && m.GetType() != taskpb.Mount_TYPE_BIND {
+			return fmt.Errorf("mount on %s has what only another type of mount has", m.GetTarget())
+		}
 		switch m.GetType() {
+		case taskpb.Mount_TYPE_VOLUME:
+			if m.GetSource() != "" || m.GetTmpfsSize() != 0 || m.GetTmpfsMode() != 0 {
+				return fmt.Errorf("volume on %s must have no source, and no tmpfs size or mode", m.GetTarget())
+			}
 		case taskpb.Mount_TYPE_TMPFS:
 			if m.GetSource() != "" {
 				return fmt.Errorf("tmpfs mount on %s must have no source", m.GetTarget())
@@ -147,6 +159,9 @@ func checkMounts(ms []*taskpb.Mount) error {
 		case taskpb.Mount_TYPE_BIND:
 			if m.GetTmpfsSize() != 0 || m.GetTmpfsMode() != 0 {
 				return fmt.Errorf("bind mount on %s must have no tmpfs size or mode", m.GetTarget())
+			}
+			if p := m.GetBind().GetPropagation(); p != "" && p != propagation {
+				return fmt.Errorf("bind mount on %s: its propagation can be %s alone", m.GetTarget(), propagation)
 			}
 		default:
 			return fmt.Errorf("mount on %s is of an unknown type", m.GetTarget())

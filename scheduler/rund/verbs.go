@@ -18,11 +18,12 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/netns"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/tasklog"
+	"github.com/redoubt-cluster/redoubt/scheduler/rund/volume"
 )
 
 // Apply replaces the desired state, and makes and removes networks' namespaces. A task that may not run here does not make
 // it fail: that task alone is FAILED and rejected.
-func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.ApplyResponse, error) {
+func (s *Server) Apply(ctx context.Context, req *rundpb.ApplyRequest) (*rundpb.ApplyResponse, error) {
 	if len(req.GetTasks()) > maxTasks {
 		return nil, status.Errorf(codes.InvalidArgument, "%d tasks: at most %d are allowed", len(req.GetTasks()), maxTasks)
 	}
@@ -48,6 +49,14 @@ func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 	if len(req.GetNetworks()) > maxNetworks {
 		return nil, status.Errorf(codes.InvalidArgument, "%d networks: at most %d are allowed", len(req.GetNetworks()), maxNetworks)
 	}
+	if len(req.GetRemoveVolumes()) > volume.MaxVolumes {
+		return nil, status.Errorf(codes.InvalidArgument, "%d volumes to remove: at most %d are allowed", len(req.GetRemoveVolumes()), volume.MaxVolumes)
+	}
+	for _, id := range req.GetRemoveVolumes() {
+		if !ident.Valid(id) {
+			return nil, status.Errorf(codes.InvalidArgument, "%.60q is no volume id", id)
+		}
+	}
 	for _, id := range req.GetNetworks() {
 		if !netns.IsNetwork(id) {
 			return nil, status.Errorf(codes.InvalidArgument, "%.60q is no network id", id)
@@ -62,7 +71,7 @@ func (s *Server) Apply(_ context.Context, req *rundpb.ApplyRequest) (*rundpb.App
 	if err != nil { // tried again with the next
 		s.log.Warn("cannot remove the namespaces of networks", "err", err)
 	}
-	return &rundpb.ApplyResponse{NetworkErrors: failed}, nil
+	return &rundpb.ApplyResponse{NetworkErrors: failed, VolumeErrors: s.removeVolumes(ctx, req.GetRemoveVolumes())}, nil
 }
 
 // desire hands the tasks of a newer request to their workers.

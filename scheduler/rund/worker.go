@@ -195,6 +195,7 @@ func (w *worker) converge(ctx context.Context) (gone bool, err error) {
 		return false, err
 	}
 	w.dropFiles()
+	w.s.volumes.Release(w.id)
 	w.forgetFixed()
 	w.state, w.made, w.task, w.exit, w.sick = nil, nil, nil, nil, ""
 	w.s.hub.remove(w.id)
@@ -236,6 +237,7 @@ func (w *worker) report(p rundpb.Phase, change func(*rundpb.TaskActual)) {
 		w.state.LocalAttachments, w.state.Relays = nil, nil
 		w.state.Files, w.state.WantsFiles = nil, false
 		w.dropFiles()
+		w.s.volumes.Release(w.id)
 		w.s.locals.release(w.id)
 		w.s.callers.close(w.id)
 	}

@@ -27,7 +27,7 @@ func AssignmentsDigest(set []*Assignment) ([]byte, error) {
 		plain := &Assignment{
 			TaskId: a.GetTaskId(), ServiceId: a.GetServiceId(), ServiceName: a.GetServiceName(), Slot: a.GetSlot(),
 			Desired: a.GetDesired(), Spec: a.GetSpec(), NotBefore: a.GetNotBefore(), KillAt: a.GetKillAt(), Attachments: a.GetAttachments(),
-			Files: a.GetFiles(), Signed: a.GetSigned(),
+			Files: a.GetFiles(), Signed: a.GetSigned(), Volumes: a.GetVolumes(),
 		}
 		var err error
 		if buf, err = (proto.MarshalOptions{Deterministic: true}).MarshalAppend(buf[:0], plain); err != nil {

@@ -737,6 +737,7 @@ type ManagerMessage struct {
 	//	*ManagerMessage_Identities
 	//	*ManagerMessage_Check
 	//	*ManagerMessage_ImagePolicy
+	//	*ManagerMessage_RemoveVolumes
 	//	*ManagerMessage_Exec
 	Message       isManagerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
@@ -879,6 +880,15 @@ func (x *ManagerMessage) GetImagePolicy() *ImagePolicyInForce {
 	return nil
 }
 
+func (x *ManagerMessage) GetRemoveVolumes() *RemoveVolumes {
+	if x != nil {
+		if x, ok := x.Message.(*ManagerMessage_RemoveVolumes); ok {
+			return x.RemoveVolumes
+		}
+	}
+	return nil
+}
+
 func (x *ManagerMessage) GetExec() *ExecCall {
 	if x != nil {
 		if x, ok := x.Message.(*ManagerMessage_Exec); ok {
@@ -938,6 +948,10 @@ type ManagerMessage_ImagePolicy struct {
 	ImagePolicy *ImagePolicyInForce `protobuf:"bytes,21,opt,name=image_policy,json=imagePolicy,proto3,oneof"`
 }
 
+type ManagerMessage_RemoveVolumes struct {
+	RemoveVolumes *RemoveVolumes `protobuf:"bytes,22,opt,name=remove_volumes,json=removeVolumes,proto3,oneof"`
+}
+
 type ManagerMessage_Exec struct {
 	// To nodes that said to have the feature "exec" alone.
 	Exec *ExecCall `protobuf:"bytes,23,opt,name=exec,proto3,oneof"`
@@ -965,7 +979,56 @@ func (*ManagerMessage_Check) isManagerMessage_Message() {}
 
 func (*ManagerMessage_ImagePolicy) isManagerMessage_Message() {}
 
+func (*ManagerMessage_RemoveVolumes) isManagerMessage_Message() {}
+
 func (*ManagerMessage_Exec) isManagerMessage_Message() {}
+
+// RemoveVolumes are the volumes whose data the node is to delete, all of them, in the
+// place of those that were said before in the session. It is said whenever they change;
+// as long as nothing is said, there are none.
+type RemoveVolumes struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []string               `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveVolumes) Reset() {
+	*x = RemoveVolumes{}
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveVolumes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveVolumes) ProtoMessage() {}
+
+func (x *RemoveVolumes) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveVolumes.ProtoReflect.Descriptor instead.
+func (*RemoveVolumes) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RemoveVolumes) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
 
 // ImagePolicyInForce is said before the first assignments of a session and whenever
 // it changes.
@@ -979,7 +1042,7 @@ type ImagePolicyInForce struct {
 
 func (x *ImagePolicyInForce) Reset() {
 	*x = ImagePolicyInForce{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1054,7 @@ func (x *ImagePolicyInForce) String() string {
 func (*ImagePolicyInForce) ProtoMessage() {}
 
 func (x *ImagePolicyInForce) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[11]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1067,7 @@ func (x *ImagePolicyInForce) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImagePolicyInForce.ProtoReflect.Descriptor instead.
 func (*ImagePolicyInForce) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{11}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ImagePolicyInForce) GetDocument() []byte {
@@ -1025,7 +1088,7 @@ type Denials struct {
 
 func (x *Denials) Reset() {
 	*x = Denials{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1100,7 @@ func (x *Denials) String() string {
 func (*Denials) ProtoMessage() {}
 
 func (x *Denials) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[12]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1113,7 @@ func (x *Denials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denials.ProtoReflect.Descriptor instead.
 func (*Denials) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{12}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Denials) GetDenials() []*Denial {
@@ -1073,7 +1136,7 @@ type Denial struct {
 
 func (x *Denial) Reset() {
 	*x = Denial{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1148,7 @@ func (x *Denial) String() string {
 func (*Denial) ProtoMessage() {}
 
 func (x *Denial) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[13]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1161,7 @@ func (x *Denial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denial.ProtoReflect.Descriptor instead.
 func (*Denial) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{13}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Denial) GetIdHash() []byte {
@@ -1128,7 +1191,7 @@ type MeshRequest struct {
 
 func (x *MeshRequest) Reset() {
 	*x = MeshRequest{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1203,7 @@ func (x *MeshRequest) String() string {
 func (*MeshRequest) ProtoMessage() {}
 
 func (x *MeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[14]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1216,7 @@ func (x *MeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshRequest.ProtoReflect.Descriptor instead.
 func (*MeshRequest) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{14}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MeshRequest) GetId() string {
@@ -1182,7 +1245,7 @@ type MeshAnswer struct {
 
 func (x *MeshAnswer) Reset() {
 	*x = MeshAnswer{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1257,7 @@ func (x *MeshAnswer) String() string {
 func (*MeshAnswer) ProtoMessage() {}
 
 func (x *MeshAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[15]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1270,7 @@ func (x *MeshAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshAnswer.ProtoReflect.Descriptor instead.
 func (*MeshAnswer) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{15}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MeshAnswer) GetId() string {
@@ -1244,7 +1307,7 @@ type CheckQuestion struct {
 
 func (x *CheckQuestion) Reset() {
 	*x = CheckQuestion{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1319,7 @@ func (x *CheckQuestion) String() string {
 func (*CheckQuestion) ProtoMessage() {}
 
 func (x *CheckQuestion) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[16]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1332,7 @@ func (x *CheckQuestion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckQuestion.ProtoReflect.Descriptor instead.
 func (*CheckQuestion) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{16}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CheckQuestion) GetId() string {
@@ -1300,7 +1363,7 @@ type CheckAnswer struct {
 
 func (x *CheckAnswer) Reset() {
 	*x = CheckAnswer{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1375,7 @@ func (x *CheckAnswer) String() string {
 func (*CheckAnswer) ProtoMessage() {}
 
 func (x *CheckAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[17]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1388,7 @@ func (x *CheckAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckAnswer.ProtoReflect.Descriptor instead.
 func (*CheckAnswer) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{17}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CheckAnswer) GetId() string {
@@ -1368,7 +1431,7 @@ type Assignments struct {
 
 func (x *Assignments) Reset() {
 	*x = Assignments{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1443,7 @@ func (x *Assignments) String() string {
 func (*Assignments) ProtoMessage() {}
 
 func (x *Assignments) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[18]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1456,7 @@ func (x *Assignments) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignments.ProtoReflect.Descriptor instead.
 func (*Assignments) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Assignments) GetComplete() bool {
@@ -1464,6 +1527,8 @@ type Assignment struct {
 	WithdrawNs int64 `protobuf:"varint,11,opt,name=withdraw_ns,json=withdrawNs,proto3" json:"withdraw_ns,omitempty"`
 	// What its container's templates may say; absent: it has none.
 	Facts *taskpb.FileFacts `protobuf:"bytes,12,opt,name=facts,proto3" json:"facts,omitempty"`
+	// The volumes that it names, while it is to run.
+	Volumes []*taskpb.Volume `protobuf:"bytes,13,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// The versions of its secrets and configs, in the order of its specification:
 	// secrets first. The node asks for them by the service Delivery.
 	Files []*taskpb.FileVersion `protobuf:"bytes,50,rep,name=files,proto3" json:"files,omitempty"`
@@ -1475,7 +1540,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1552,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[19]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1565,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Assignment) GetTaskId() string {
@@ -1587,6 +1652,13 @@ func (x *Assignment) GetFacts() *taskpb.FileFacts {
 	return nil
 }
 
+func (x *Assignment) GetVolumes() []*taskpb.Volume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 func (x *Assignment) GetFiles() []*taskpb.FileVersion {
 	if x != nil {
 		return x.Files
@@ -1611,7 +1683,7 @@ type ManagerList struct {
 
 func (x *ManagerList) Reset() {
 	*x = ManagerList{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1695,7 @@ func (x *ManagerList) String() string {
 func (*ManagerList) ProtoMessage() {}
 
 func (x *ManagerList) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1708,7 @@ func (x *ManagerList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManagerList.ProtoReflect.Descriptor instead.
 func (*ManagerList) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ManagerList) GetAddresses() []string {
@@ -1664,7 +1736,7 @@ type LogSubscription struct {
 
 func (x *LogSubscription) Reset() {
 	*x = LogSubscription{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1748,7 @@ func (x *LogSubscription) String() string {
 func (*LogSubscription) ProtoMessage() {}
 
 func (x *LogSubscription) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1761,7 @@ func (x *LogSubscription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogSubscription.ProtoReflect.Descriptor instead.
 func (*LogSubscription) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogSubscription) GetId() string {
@@ -1754,7 +1826,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +1838,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +1851,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Settings) GetHeartbeatNs() int64 {
@@ -1820,7 +1892,7 @@ type Membership struct {
 
 func (x *Membership) Reset() {
 	*x = Membership{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +1904,7 @@ func (x *Membership) String() string {
 func (*Membership) ProtoMessage() {}
 
 func (x *Membership) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +1917,7 @@ func (x *Membership) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Membership.ProtoReflect.Descriptor instead.
 func (*Membership) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Membership) GetIssuer() []byte {
@@ -1914,7 +1986,7 @@ type NetworkSet struct {
 
 func (x *NetworkSet) Reset() {
 	*x = NetworkSet{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +1998,7 @@ func (x *NetworkSet) String() string {
 func (*NetworkSet) ProtoMessage() {}
 
 func (x *NetworkSet) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2011,7 @@ func (x *NetworkSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkSet.ProtoReflect.Descriptor instead.
 func (*NetworkSet) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *NetworkSet) GetComplete() bool {
@@ -2087,7 +2159,7 @@ type NetworkView struct {
 
 func (x *NetworkView) Reset() {
 	*x = NetworkView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2171,7 @@ func (x *NetworkView) String() string {
 func (*NetworkView) ProtoMessage() {}
 
 func (x *NetworkView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[25]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2184,7 @@ func (x *NetworkView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkView.ProtoReflect.Descriptor instead.
 func (*NetworkView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{25}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NetworkView) GetId() string {
@@ -2273,7 +2345,7 @@ type IngressPortView struct {
 
 func (x *IngressPortView) Reset() {
 	*x = IngressPortView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2285,7 +2357,7 @@ func (x *IngressPortView) String() string {
 func (*IngressPortView) ProtoMessage() {}
 
 func (x *IngressPortView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[26]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2298,7 +2370,7 @@ func (x *IngressPortView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressPortView.ProtoReflect.Descriptor instead.
 func (*IngressPortView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{26}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IngressPortView) GetPublished() uint32 {
@@ -2362,7 +2434,7 @@ type EndpointView struct {
 
 func (x *EndpointView) Reset() {
 	*x = EndpointView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2374,7 +2446,7 @@ func (x *EndpointView) String() string {
 func (*EndpointView) ProtoMessage() {}
 
 func (x *EndpointView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[27]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2387,7 +2459,7 @@ func (x *EndpointView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointView.ProtoReflect.Descriptor instead.
 func (*EndpointView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{27}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *EndpointView) GetTaskId() string {
@@ -2449,7 +2521,7 @@ type NetworkServiceView struct {
 
 func (x *NetworkServiceView) Reset() {
 	*x = NetworkServiceView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[28]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2461,7 +2533,7 @@ func (x *NetworkServiceView) String() string {
 func (*NetworkServiceView) ProtoMessage() {}
 
 func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[28]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2474,7 +2546,7 @@ func (x *NetworkServiceView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkServiceView.ProtoReflect.Descriptor instead.
 func (*NetworkServiceView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{28}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *NetworkServiceView) GetServiceId() string {
@@ -2526,7 +2598,7 @@ type PolicyRuleView struct {
 
 func (x *PolicyRuleView) Reset() {
 	*x = PolicyRuleView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[29]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2610,7 @@ func (x *PolicyRuleView) String() string {
 func (*PolicyRuleView) ProtoMessage() {}
 
 func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[29]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2623,7 @@ func (x *PolicyRuleView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRuleView.ProtoReflect.Descriptor instead.
 func (*PolicyRuleView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{29}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PolicyRuleView) GetPolicyId() string {
@@ -2598,7 +2670,7 @@ type PeerView struct {
 
 func (x *PeerView) Reset() {
 	*x = PeerView{}
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[30]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2610,7 +2682,7 @@ func (x *PeerView) String() string {
 func (*PeerView) ProtoMessage() {}
 
 func (x *PeerView) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[30]
+	mi := &file_scheduler_schedulerpb_dispatcher_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2623,7 +2695,7 @@ func (x *PeerView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerView.ProtoReflect.Descriptor instead.
 func (*PeerView) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{30}
+	return file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PeerView) GetNodeId() string {
@@ -2702,7 +2774,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04data\x18\x05 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x06 \x01(\bR\x03eof\x12\x14\n" +
-	"\x05error\x18\a \x01(\tR\x05error\"\x9c\x06\n" +
+	"\x05error\x18\a \x01(\tR\x05error\"\xea\x06\n" +
 	"\x0eManagerMessage\x12E\n" +
 	"\vassignments\x18\x01 \x01(\v2!.redoubt.scheduler.v1.AssignmentsH\x00R\vassignments\x12?\n" +
 	"\bmanagers\x18\x02 \x01(\v2!.redoubt.scheduler.v1.ManagerListH\x00R\bmanagers\x129\n" +
@@ -2718,9 +2790,12 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"identities\x18\b \x01(\v2\".redoubt.scheduler.v1.IdentityNewsH\x00R\n" +
 	"identities\x12;\n" +
 	"\x05check\x18\t \x01(\v2#.redoubt.scheduler.v1.CheckQuestionH\x00R\x05check\x12M\n" +
-	"\fimage_policy\x18\x15 \x01(\v2(.redoubt.scheduler.v1.ImagePolicyInForceH\x00R\vimagePolicy\x124\n" +
+	"\fimage_policy\x18\x15 \x01(\v2(.redoubt.scheduler.v1.ImagePolicyInForceH\x00R\vimagePolicy\x12L\n" +
+	"\x0eremove_volumes\x18\x16 \x01(\v2#.redoubt.scheduler.v1.RemoveVolumesH\x00R\rremoveVolumes\x124\n" +
 	"\x04exec\x18\x17 \x01(\v2\x1e.redoubt.scheduler.v1.ExecCallH\x00R\x04execB\t\n" +
-	"\amessage\"0\n" +
+	"\amessage\"!\n" +
+	"\rRemoveVolumes\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\"0\n" +
 	"\x12ImagePolicyInForce\x12\x1a\n" +
 	"\bdocument\x18\x01 \x01(\fR\bdocument\"A\n" +
 	"\aDenials\x126\n" +
@@ -2750,7 +2825,7 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	"\x06update\x18\x03 \x03(\v2 .redoubt.scheduler.v1.AssignmentR\x06update\x12\x16\n" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x12\n" +
 	"\x04more\x18\x05 \x01(\bR\x04more\x12\x1c\n" +
-	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xb8\x04\n" +
+	"\tunchanged\x18\x06 \x01(\bR\tunchanged\"\xeb\x04\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x1d\n" +
@@ -2768,7 +2843,8 @@ const file_scheduler_schedulerpb_dispatcher_proto_rawDesc = "" +
 	" \x03(\v2\x1b.redoubt.task.v1.AttachmentR\vattachments\x12\x1f\n" +
 	"\vwithdraw_ns\x18\v \x01(\x03R\n" +
 	"withdrawNs\x120\n" +
-	"\x05facts\x18\f \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\x122\n" +
+	"\x05facts\x18\f \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\x121\n" +
+	"\avolumes\x18\r \x03(\v2\x17.redoubt.task.v1.VolumeR\avolumes\x122\n" +
 	"\x05files\x182 \x03(\v2\x1c.redoubt.task.v1.FileVersionR\x05files\x12\x16\n" +
 	"\x06signed\x18< \x01(\fR\x06signed\"+\n" +
 	"\vManagerList\x12\x1c\n" +
@@ -2885,7 +2961,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_rawDescGZIP() []byte {
 	return file_scheduler_schedulerpb_dispatcher_proto_rawDescData
 }
 
-var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_scheduler_schedulerpb_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*ExecCall)(nil),           // 0: redoubt.scheduler.v1.ExecCall
 	(*ExecOrder)(nil),          // 1: redoubt.scheduler.v1.ExecOrder
@@ -2898,108 +2974,112 @@ var file_scheduler_schedulerpb_dispatcher_proto_goTypes = []any{
 	(*TaskReport)(nil),         // 8: redoubt.scheduler.v1.TaskReport
 	(*LogChunk)(nil),           // 9: redoubt.scheduler.v1.LogChunk
 	(*ManagerMessage)(nil),     // 10: redoubt.scheduler.v1.ManagerMessage
-	(*ImagePolicyInForce)(nil), // 11: redoubt.scheduler.v1.ImagePolicyInForce
-	(*Denials)(nil),            // 12: redoubt.scheduler.v1.Denials
-	(*Denial)(nil),             // 13: redoubt.scheduler.v1.Denial
-	(*MeshRequest)(nil),        // 14: redoubt.scheduler.v1.MeshRequest
-	(*MeshAnswer)(nil),         // 15: redoubt.scheduler.v1.MeshAnswer
-	(*CheckQuestion)(nil),      // 16: redoubt.scheduler.v1.CheckQuestion
-	(*CheckAnswer)(nil),        // 17: redoubt.scheduler.v1.CheckAnswer
-	(*Assignments)(nil),        // 18: redoubt.scheduler.v1.Assignments
-	(*Assignment)(nil),         // 19: redoubt.scheduler.v1.Assignment
-	(*ManagerList)(nil),        // 20: redoubt.scheduler.v1.ManagerList
-	(*LogSubscription)(nil),    // 21: redoubt.scheduler.v1.LogSubscription
-	(*Settings)(nil),           // 22: redoubt.scheduler.v1.Settings
-	(*Membership)(nil),         // 23: redoubt.scheduler.v1.Membership
-	(*NetworkSet)(nil),         // 24: redoubt.scheduler.v1.NetworkSet
-	(*NetworkView)(nil),        // 25: redoubt.scheduler.v1.NetworkView
-	(*IngressPortView)(nil),    // 26: redoubt.scheduler.v1.IngressPortView
-	(*EndpointView)(nil),       // 27: redoubt.scheduler.v1.EndpointView
-	(*NetworkServiceView)(nil), // 28: redoubt.scheduler.v1.NetworkServiceView
-	(*PolicyRuleView)(nil),     // 29: redoubt.scheduler.v1.PolicyRuleView
-	(*PeerView)(nil),           // 30: redoubt.scheduler.v1.PeerView
-	nil,                        // 31: redoubt.scheduler.v1.NetworkView.OptionsEntry
-	(*taskpb.ExecCommand)(nil), // 32: redoubt.task.v1.ExecCommand
-	(*taskpb.ExecInput)(nil),   // 33: redoubt.task.v1.ExecInput
-	(*taskpb.ExecOutput)(nil),  // 34: redoubt.task.v1.ExecOutput
-	(*NodeDescription)(nil),    // 35: redoubt.scheduler.v1.NodeDescription
-	(*ClockOffset)(nil),        // 36: redoubt.scheduler.v1.ClockOffset
-	(*TaskStatus)(nil),         // 37: redoubt.scheduler.v1.TaskStatus
-	(*IdentityNews)(nil),       // 38: redoubt.scheduler.v1.IdentityNews
-	(*MeshState)(nil),          // 39: redoubt.scheduler.v1.MeshState
-	(*taskpb.CheckResult)(nil), // 40: redoubt.task.v1.CheckResult
-	(TaskState)(0),             // 41: redoubt.scheduler.v1.TaskState
-	(*taskpb.TaskSpec)(nil),    // 42: redoubt.task.v1.TaskSpec
-	(*taskpb.Attachment)(nil),  // 43: redoubt.task.v1.Attachment
-	(*taskpb.FileFacts)(nil),   // 44: redoubt.task.v1.FileFacts
-	(*taskpb.FileVersion)(nil), // 45: redoubt.task.v1.FileVersion
-	(*pkipb.Roots)(nil),        // 46: redoubt.pki.v1.Roots
-	(meshpb.Kind)(0),           // 47: redoubt.mesh.v1.Kind
-	(*meshpb.Subnet)(nil),      // 48: redoubt.mesh.v1.Subnet
-	(taskpb.Port_Protocol)(0),  // 49: redoubt.task.v1.Port.Protocol
-	(EndpointMode)(0),          // 50: redoubt.scheduler.v1.EndpointMode
-	(*meshpb.PolicyRule)(nil),  // 51: redoubt.mesh.v1.PolicyRule
+	(*RemoveVolumes)(nil),      // 11: redoubt.scheduler.v1.RemoveVolumes
+	(*ImagePolicyInForce)(nil), // 12: redoubt.scheduler.v1.ImagePolicyInForce
+	(*Denials)(nil),            // 13: redoubt.scheduler.v1.Denials
+	(*Denial)(nil),             // 14: redoubt.scheduler.v1.Denial
+	(*MeshRequest)(nil),        // 15: redoubt.scheduler.v1.MeshRequest
+	(*MeshAnswer)(nil),         // 16: redoubt.scheduler.v1.MeshAnswer
+	(*CheckQuestion)(nil),      // 17: redoubt.scheduler.v1.CheckQuestion
+	(*CheckAnswer)(nil),        // 18: redoubt.scheduler.v1.CheckAnswer
+	(*Assignments)(nil),        // 19: redoubt.scheduler.v1.Assignments
+	(*Assignment)(nil),         // 20: redoubt.scheduler.v1.Assignment
+	(*ManagerList)(nil),        // 21: redoubt.scheduler.v1.ManagerList
+	(*LogSubscription)(nil),    // 22: redoubt.scheduler.v1.LogSubscription
+	(*Settings)(nil),           // 23: redoubt.scheduler.v1.Settings
+	(*Membership)(nil),         // 24: redoubt.scheduler.v1.Membership
+	(*NetworkSet)(nil),         // 25: redoubt.scheduler.v1.NetworkSet
+	(*NetworkView)(nil),        // 26: redoubt.scheduler.v1.NetworkView
+	(*IngressPortView)(nil),    // 27: redoubt.scheduler.v1.IngressPortView
+	(*EndpointView)(nil),       // 28: redoubt.scheduler.v1.EndpointView
+	(*NetworkServiceView)(nil), // 29: redoubt.scheduler.v1.NetworkServiceView
+	(*PolicyRuleView)(nil),     // 30: redoubt.scheduler.v1.PolicyRuleView
+	(*PeerView)(nil),           // 31: redoubt.scheduler.v1.PeerView
+	nil,                        // 32: redoubt.scheduler.v1.NetworkView.OptionsEntry
+	(*taskpb.ExecCommand)(nil), // 33: redoubt.task.v1.ExecCommand
+	(*taskpb.ExecInput)(nil),   // 34: redoubt.task.v1.ExecInput
+	(*taskpb.ExecOutput)(nil),  // 35: redoubt.task.v1.ExecOutput
+	(*NodeDescription)(nil),    // 36: redoubt.scheduler.v1.NodeDescription
+	(*ClockOffset)(nil),        // 37: redoubt.scheduler.v1.ClockOffset
+	(*TaskStatus)(nil),         // 38: redoubt.scheduler.v1.TaskStatus
+	(*IdentityNews)(nil),       // 39: redoubt.scheduler.v1.IdentityNews
+	(*MeshState)(nil),          // 40: redoubt.scheduler.v1.MeshState
+	(*taskpb.CheckResult)(nil), // 41: redoubt.task.v1.CheckResult
+	(TaskState)(0),             // 42: redoubt.scheduler.v1.TaskState
+	(*taskpb.TaskSpec)(nil),    // 43: redoubt.task.v1.TaskSpec
+	(*taskpb.Attachment)(nil),  // 44: redoubt.task.v1.Attachment
+	(*taskpb.FileFacts)(nil),   // 45: redoubt.task.v1.FileFacts
+	(*taskpb.Volume)(nil),      // 46: redoubt.task.v1.Volume
+	(*taskpb.FileVersion)(nil), // 47: redoubt.task.v1.FileVersion
+	(*pkipb.Roots)(nil),        // 48: redoubt.pki.v1.Roots
+	(meshpb.Kind)(0),           // 49: redoubt.mesh.v1.Kind
+	(*meshpb.Subnet)(nil),      // 50: redoubt.mesh.v1.Subnet
+	(taskpb.Port_Protocol)(0),  // 51: redoubt.task.v1.Port.Protocol
+	(EndpointMode)(0),          // 52: redoubt.scheduler.v1.EndpointMode
+	(*meshpb.PolicyRule)(nil),  // 53: redoubt.mesh.v1.PolicyRule
 }
 var file_scheduler_schedulerpb_dispatcher_proto_depIdxs = []int32{
-	32, // 0: redoubt.scheduler.v1.ExecOrder.command:type_name -> redoubt.task.v1.ExecCommand
-	33, // 1: redoubt.scheduler.v1.ExecOrder.input:type_name -> redoubt.task.v1.ExecInput
-	34, // 2: redoubt.scheduler.v1.ExecReport.output:type_name -> redoubt.task.v1.ExecOutput
+	33, // 0: redoubt.scheduler.v1.ExecOrder.command:type_name -> redoubt.task.v1.ExecCommand
+	34, // 1: redoubt.scheduler.v1.ExecOrder.input:type_name -> redoubt.task.v1.ExecInput
+	35, // 2: redoubt.scheduler.v1.ExecReport.output:type_name -> redoubt.task.v1.ExecOutput
 	4,  // 3: redoubt.scheduler.v1.AgentMessage.hello:type_name -> redoubt.scheduler.v1.Hello
 	5,  // 4: redoubt.scheduler.v1.AgentMessage.heartbeat:type_name -> redoubt.scheduler.v1.Heartbeat
 	7,  // 5: redoubt.scheduler.v1.AgentMessage.status:type_name -> redoubt.scheduler.v1.StatusBatch
 	9,  // 6: redoubt.scheduler.v1.AgentMessage.log:type_name -> redoubt.scheduler.v1.LogChunk
-	15, // 7: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
+	16, // 7: redoubt.scheduler.v1.AgentMessage.mesh:type_name -> redoubt.scheduler.v1.MeshAnswer
 	6,  // 8: redoubt.scheduler.v1.AgentMessage.trust:type_name -> redoubt.scheduler.v1.TrustReport
-	17, // 9: redoubt.scheduler.v1.AgentMessage.check:type_name -> redoubt.scheduler.v1.CheckAnswer
-	35, // 10: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	36, // 11: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
+	18, // 9: redoubt.scheduler.v1.AgentMessage.check:type_name -> redoubt.scheduler.v1.CheckAnswer
+	36, // 10: redoubt.scheduler.v1.Hello.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	37, // 11: redoubt.scheduler.v1.Heartbeat.clock:type_name -> redoubt.scheduler.v1.ClockOffset
 	8,  // 12: redoubt.scheduler.v1.StatusBatch.reports:type_name -> redoubt.scheduler.v1.TaskReport
-	37, // 13: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	18, // 14: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
-	20, // 15: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
-	21, // 16: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
-	22, // 17: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
-	23, // 18: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
-	24, // 19: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
-	14, // 20: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
-	12, // 21: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
-	38, // 22: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
-	16, // 23: redoubt.scheduler.v1.ManagerMessage.check:type_name -> redoubt.scheduler.v1.CheckQuestion
-	11, // 24: redoubt.scheduler.v1.ManagerMessage.image_policy:type_name -> redoubt.scheduler.v1.ImagePolicyInForce
-	0,  // 25: redoubt.scheduler.v1.ManagerMessage.exec:type_name -> redoubt.scheduler.v1.ExecCall
-	13, // 26: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
-	39, // 27: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
-	40, // 28: redoubt.scheduler.v1.CheckAnswer.results:type_name -> redoubt.task.v1.CheckResult
-	19, // 29: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
-	41, // 30: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
-	42, // 31: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
-	41, // 32: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
-	43, // 33: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
-	44, // 34: redoubt.scheduler.v1.Assignment.facts:type_name -> redoubt.task.v1.FileFacts
-	45, // 35: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
-	46, // 36: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
-	25, // 37: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
-	30, // 38: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
-	30, // 39: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
-	47, // 40: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
-	48, // 41: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
-	31, // 42: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
-	27, // 43: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
-	28, // 44: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
-	29, // 45: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
-	26, // 46: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
-	49, // 47: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	50, // 48: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	51, // 49: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
-	3,  // 50: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
-	2,  // 51: redoubt.scheduler.v1.Dispatcher.Exec:input_type -> redoubt.scheduler.v1.ExecReport
-	10, // 52: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
-	1,  // 53: redoubt.scheduler.v1.Dispatcher.Exec:output_type -> redoubt.scheduler.v1.ExecOrder
-	52, // [52:54] is the sub-list for method output_type
-	50, // [50:52] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	38, // 13: redoubt.scheduler.v1.TaskReport.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	19, // 14: redoubt.scheduler.v1.ManagerMessage.assignments:type_name -> redoubt.scheduler.v1.Assignments
+	21, // 15: redoubt.scheduler.v1.ManagerMessage.managers:type_name -> redoubt.scheduler.v1.ManagerList
+	22, // 16: redoubt.scheduler.v1.ManagerMessage.log:type_name -> redoubt.scheduler.v1.LogSubscription
+	23, // 17: redoubt.scheduler.v1.ManagerMessage.settings:type_name -> redoubt.scheduler.v1.Settings
+	24, // 18: redoubt.scheduler.v1.ManagerMessage.membership:type_name -> redoubt.scheduler.v1.Membership
+	25, // 19: redoubt.scheduler.v1.ManagerMessage.networks:type_name -> redoubt.scheduler.v1.NetworkSet
+	15, // 20: redoubt.scheduler.v1.ManagerMessage.mesh:type_name -> redoubt.scheduler.v1.MeshRequest
+	13, // 21: redoubt.scheduler.v1.ManagerMessage.denials:type_name -> redoubt.scheduler.v1.Denials
+	39, // 22: redoubt.scheduler.v1.ManagerMessage.identities:type_name -> redoubt.scheduler.v1.IdentityNews
+	17, // 23: redoubt.scheduler.v1.ManagerMessage.check:type_name -> redoubt.scheduler.v1.CheckQuestion
+	12, // 24: redoubt.scheduler.v1.ManagerMessage.image_policy:type_name -> redoubt.scheduler.v1.ImagePolicyInForce
+	11, // 25: redoubt.scheduler.v1.ManagerMessage.remove_volumes:type_name -> redoubt.scheduler.v1.RemoveVolumes
+	0,  // 26: redoubt.scheduler.v1.ManagerMessage.exec:type_name -> redoubt.scheduler.v1.ExecCall
+	14, // 27: redoubt.scheduler.v1.Denials.denials:type_name -> redoubt.scheduler.v1.Denial
+	40, // 28: redoubt.scheduler.v1.MeshAnswer.state:type_name -> redoubt.scheduler.v1.MeshState
+	41, // 29: redoubt.scheduler.v1.CheckAnswer.results:type_name -> redoubt.task.v1.CheckResult
+	20, // 30: redoubt.scheduler.v1.Assignments.update:type_name -> redoubt.scheduler.v1.Assignment
+	42, // 31: redoubt.scheduler.v1.Assignment.desired:type_name -> redoubt.scheduler.v1.TaskState
+	43, // 32: redoubt.scheduler.v1.Assignment.spec:type_name -> redoubt.task.v1.TaskSpec
+	42, // 33: redoubt.scheduler.v1.Assignment.observed:type_name -> redoubt.scheduler.v1.TaskState
+	44, // 34: redoubt.scheduler.v1.Assignment.attachments:type_name -> redoubt.task.v1.Attachment
+	45, // 35: redoubt.scheduler.v1.Assignment.facts:type_name -> redoubt.task.v1.FileFacts
+	46, // 36: redoubt.scheduler.v1.Assignment.volumes:type_name -> redoubt.task.v1.Volume
+	47, // 37: redoubt.scheduler.v1.Assignment.files:type_name -> redoubt.task.v1.FileVersion
+	48, // 38: redoubt.scheduler.v1.Membership.roots:type_name -> redoubt.pki.v1.Roots
+	26, // 39: redoubt.scheduler.v1.NetworkSet.update:type_name -> redoubt.scheduler.v1.NetworkView
+	31, // 40: redoubt.scheduler.v1.NetworkSet.peers:type_name -> redoubt.scheduler.v1.PeerView
+	31, // 41: redoubt.scheduler.v1.NetworkSet.self:type_name -> redoubt.scheduler.v1.PeerView
+	49, // 42: redoubt.scheduler.v1.NetworkView.kind:type_name -> redoubt.mesh.v1.Kind
+	50, // 43: redoubt.scheduler.v1.NetworkView.subnets:type_name -> redoubt.mesh.v1.Subnet
+	32, // 44: redoubt.scheduler.v1.NetworkView.options:type_name -> redoubt.scheduler.v1.NetworkView.OptionsEntry
+	28, // 45: redoubt.scheduler.v1.NetworkView.endpoints:type_name -> redoubt.scheduler.v1.EndpointView
+	29, // 46: redoubt.scheduler.v1.NetworkView.services:type_name -> redoubt.scheduler.v1.NetworkServiceView
+	30, // 47: redoubt.scheduler.v1.NetworkView.policy:type_name -> redoubt.scheduler.v1.PolicyRuleView
+	27, // 48: redoubt.scheduler.v1.NetworkView.ports:type_name -> redoubt.scheduler.v1.IngressPortView
+	51, // 49: redoubt.scheduler.v1.IngressPortView.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	52, // 50: redoubt.scheduler.v1.NetworkServiceView.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	53, // 51: redoubt.scheduler.v1.PolicyRuleView.rule:type_name -> redoubt.mesh.v1.PolicyRule
+	3,  // 52: redoubt.scheduler.v1.Dispatcher.Session:input_type -> redoubt.scheduler.v1.AgentMessage
+	2,  // 53: redoubt.scheduler.v1.Dispatcher.Exec:input_type -> redoubt.scheduler.v1.ExecReport
+	10, // 54: redoubt.scheduler.v1.Dispatcher.Session:output_type -> redoubt.scheduler.v1.ManagerMessage
+	1,  // 55: redoubt.scheduler.v1.Dispatcher.Exec:output_type -> redoubt.scheduler.v1.ExecOrder
+	54, // [54:56] is the sub-list for method output_type
+	52, // [52:54] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_dispatcher_proto_init() }
@@ -3030,6 +3110,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 		(*ManagerMessage_Identities)(nil),
 		(*ManagerMessage_Check)(nil),
 		(*ManagerMessage_ImagePolicy)(nil),
+		(*ManagerMessage_RemoveVolumes)(nil),
 		(*ManagerMessage_Exec)(nil),
 	}
 	type x struct{}
@@ -3038,7 +3119,7 @@ func file_scheduler_schedulerpb_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_dispatcher_proto_rawDesc), len(file_scheduler_schedulerpb_dispatcher_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

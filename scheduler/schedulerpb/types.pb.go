@@ -2563,7 +2563,9 @@ type NodeDescription struct {
 	SlotsLacking map[string]string `protobuf:"bytes,21,rep,name=slots_lacking,json=slotsLacking,proto3" json:"slots_lacking,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Managers: the newest ticket by which others release it; absent where there is
 	// no slot for that, or not known yet.
-	Ticket        *TicketState `protobuf:"bytes,22,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Ticket *TicketState `protobuf:"bytes,22,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// Unset: it does not know yet, and what it said before holds.
+	Volumes       *NodeVolumes `protobuf:"bytes,30,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2703,6 +2705,58 @@ func (x *NodeDescription) GetTicket() *TicketState {
 	return nil
 }
 
+func (x *NodeDescription) GetVolumes() *NodeVolumes {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// NodeVolumes are the volumes that a node has data of.
+type NodeVolumes struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Instances     []*taskpb.VolumeInstance `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeVolumes) Reset() {
+	*x = NodeVolumes{}
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeVolumes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeVolumes) ProtoMessage() {}
+
+func (x *NodeVolumes) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeVolumes.ProtoReflect.Descriptor instead.
+func (*NodeVolumes) Descriptor() ([]byte, []int) {
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *NodeVolumes) GetInstances() []*taskpb.VolumeInstance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
 // TicketState names a ticket by which managers release each other.
 type TicketState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2714,7 +2768,7 @@ type TicketState struct {
 
 func (x *TicketState) Reset() {
 	*x = TicketState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2726,7 +2780,7 @@ func (x *TicketState) String() string {
 func (*TicketState) ProtoMessage() {}
 
 func (x *TicketState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[20]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2739,7 +2793,7 @@ func (x *TicketState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TicketState.ProtoReflect.Descriptor instead.
 func (*TicketState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TicketState) GetSlotId() string {
@@ -2774,7 +2828,7 @@ type StoreKeyState struct {
 
 func (x *StoreKeyState) Reset() {
 	*x = StoreKeyState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +2840,7 @@ func (x *StoreKeyState) String() string {
 func (*StoreKeyState) ProtoMessage() {}
 
 func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[21]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +2853,7 @@ func (x *StoreKeyState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreKeyState.ProtoReflect.Descriptor instead.
 func (*StoreKeyState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StoreKeyState) GetEpoch() uint32 {
@@ -2849,7 +2903,7 @@ type ClockOffset struct {
 
 func (x *ClockOffset) Reset() {
 	*x = ClockOffset{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2861,7 +2915,7 @@ func (x *ClockOffset) String() string {
 func (*ClockOffset) ProtoMessage() {}
 
 func (x *ClockOffset) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[22]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2874,7 +2928,7 @@ func (x *ClockOffset) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockOffset.ProtoReflect.Descriptor instead.
 func (*ClockOffset) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ClockOffset) GetAheadNs() int64 {
@@ -2924,7 +2978,7 @@ type MeshState struct {
 
 func (x *MeshState) Reset() {
 	*x = MeshState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +2990,7 @@ func (x *MeshState) String() string {
 func (*MeshState) ProtoMessage() {}
 
 func (x *MeshState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[23]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3003,7 @@ func (x *MeshState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshState.ProtoReflect.Descriptor instead.
 func (*MeshState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MeshState) GetAddress() string {
@@ -3074,7 +3128,7 @@ type MeshPeerState struct {
 
 func (x *MeshPeerState) Reset() {
 	*x = MeshPeerState{}
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3140,7 @@ func (x *MeshPeerState) String() string {
 func (*MeshPeerState) ProtoMessage() {}
 
 func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[24]
+	mi := &file_scheduler_schedulerpb_types_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3153,7 @@ func (x *MeshPeerState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshPeerState.ProtoReflect.Descriptor instead.
 func (*MeshPeerState) Descriptor() ([]byte, []int) {
-	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_schedulerpb_types_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MeshPeerState) GetNodeId() string {
@@ -3399,7 +3453,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"down_since\x18H \x01(\x03B\x04\xf0\xe5\x18\x03R\tdownSince\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe1\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa4\a\n" +
 	"\x0fNodeDescription\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x12\n" +
@@ -3417,13 +3471,16 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\astorage\x18\f \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x12F\n" +
 	"\tstore_key\x18\x14 \x01(\v2#.redoubt.scheduler.v1.StoreKeyStateB\x04\xf0\xe5\x18\x03R\bstoreKey\x12b\n" +
 	"\rslots_lacking\x18\x15 \x03(\v27.redoubt.scheduler.v1.NodeDescription.SlotsLackingEntryB\x04\xf0\xe5\x18\x03R\fslotsLacking\x12?\n" +
-	"\x06ticket\x18\x16 \x01(\v2!.redoubt.scheduler.v1.TicketStateB\x04\xf0\xe5\x18\x03R\x06ticket\x1a?\n" +
+	"\x06ticket\x18\x16 \x01(\v2!.redoubt.scheduler.v1.TicketStateB\x04\xf0\xe5\x18\x03R\x06ticket\x12A\n" +
+	"\avolumes\x18\x1e \x01(\v2!.redoubt.scheduler.v1.NodeVolumesB\x04\xf0\xe5\x18\x03R\avolumes\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
 	"\x11SlotsLackingEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"R\n" +
+	"\vNodeVolumes\x12=\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1f.redoubt.task.v1.VolumeInstanceR\tinstances:\x04\xe8\xe5\x18\x03\"L\n" +
 	"\vTicketState\x12\x17\n" +
 	"\aslot_id\x18\x01 \x01(\tR\x06slotId\x12\x1e\n" +
 	"\n" +
@@ -3522,7 +3579,7 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(EndpointMode)(0),               // 0: redoubt.scheduler.v1.EndpointMode
 	(TaskState)(0),                  // 1: redoubt.scheduler.v1.TaskState
@@ -3554,84 +3611,88 @@ var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(*TaskStatus)(nil),              // 27: redoubt.scheduler.v1.TaskStatus
 	(*Node)(nil),                    // 28: redoubt.scheduler.v1.Node
 	(*NodeDescription)(nil),         // 29: redoubt.scheduler.v1.NodeDescription
-	(*TicketState)(nil),             // 30: redoubt.scheduler.v1.TicketState
-	(*StoreKeyState)(nil),           // 31: redoubt.scheduler.v1.StoreKeyState
-	(*ClockOffset)(nil),             // 32: redoubt.scheduler.v1.ClockOffset
-	(*MeshState)(nil),               // 33: redoubt.scheduler.v1.MeshState
-	(*MeshPeerState)(nil),           // 34: redoubt.scheduler.v1.MeshPeerState
-	nil,                             // 35: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                             // 36: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                             // 37: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	nil,                             // 38: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	nil,                             // 39: redoubt.scheduler.v1.MeshState.DroppedEntry
-	(*raftstorepb.Meta)(nil),        // 40: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil),       // 41: redoubt.task.v1.Attachment
-	(taskpb.Strategy)(0),            // 42: redoubt.task.v1.Strategy
-	(*taskpb.TaskSpec)(nil),         // 43: redoubt.task.v1.TaskSpec
-	(*taskpb.GenericResource)(nil),  // 44: redoubt.task.v1.GenericResource
-	(*taskpb.FileVersion)(nil),      // 45: redoubt.task.v1.FileVersion
-	(*taskpb.Resources)(nil),        // 46: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),          // 47: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),          // 48: redoubt.task.v1.Storage
+	(*NodeVolumes)(nil),             // 30: redoubt.scheduler.v1.NodeVolumes
+	(*TicketState)(nil),             // 31: redoubt.scheduler.v1.TicketState
+	(*StoreKeyState)(nil),           // 32: redoubt.scheduler.v1.StoreKeyState
+	(*ClockOffset)(nil),             // 33: redoubt.scheduler.v1.ClockOffset
+	(*MeshState)(nil),               // 34: redoubt.scheduler.v1.MeshState
+	(*MeshPeerState)(nil),           // 35: redoubt.scheduler.v1.MeshPeerState
+	nil,                             // 36: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                             // 37: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                             // 38: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	nil,                             // 39: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	nil,                             // 40: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),        // 41: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),       // 42: redoubt.task.v1.Attachment
+	(taskpb.Strategy)(0),            // 43: redoubt.task.v1.Strategy
+	(*taskpb.TaskSpec)(nil),         // 44: redoubt.task.v1.TaskSpec
+	(*taskpb.GenericResource)(nil),  // 45: redoubt.task.v1.GenericResource
+	(*taskpb.FileVersion)(nil),      // 46: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),        // 47: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),          // 48: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),          // 49: redoubt.task.v1.Storage
+	(*taskpb.VolumeInstance)(nil),   // 50: redoubt.task.v1.VolumeInstance
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	40, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	41, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
 	18, // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	41, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	42, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
 	11, // 3: redoubt.scheduler.v1.Service.update_status:type_name -> redoubt.scheduler.v1.UpdateStatus
 	12, // 4: redoubt.scheduler.v1.Service.rebalance_status:type_name -> redoubt.scheduler.v1.RebalanceStatus
 	4,  // 5: redoubt.scheduler.v1.UpdateStatus.state:type_name -> redoubt.scheduler.v1.UpdateStatus.State
 	5,  // 6: redoubt.scheduler.v1.RebalanceStatus.state:type_name -> redoubt.scheduler.v1.RebalanceStatus.State
-	40, // 7: redoubt.scheduler.v1.PlacementConfig.meta:type_name -> redoubt.raftstore.v1.Meta
-	42, // 8: redoubt.scheduler.v1.PlacementConfig.strategy:type_name -> redoubt.task.v1.Strategy
-	40, // 9: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	41, // 7: redoubt.scheduler.v1.PlacementConfig.meta:type_name -> redoubt.raftstore.v1.Meta
+	43, // 8: redoubt.scheduler.v1.PlacementConfig.strategy:type_name -> redoubt.task.v1.Strategy
+	41, // 9: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
 	18, // 10: redoubt.scheduler.v1.ServiceSpecRecord.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	40, // 11: redoubt.scheduler.v1.ServiceRun.meta:type_name -> redoubt.raftstore.v1.Meta
+	41, // 11: redoubt.scheduler.v1.ServiceRun.meta:type_name -> redoubt.raftstore.v1.Meta
 	6,  // 12: redoubt.scheduler.v1.ServiceRun.state:type_name -> redoubt.scheduler.v1.ServiceRun.State
-	40, // 13: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	43, // 14: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	35, // 15: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	41, // 13: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	44, // 14: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	36, // 15: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
 	21, // 16: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
 	22, // 17: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
 	23, // 18: redoubt.scheduler.v1.ServiceSpec.replicated_job:type_name -> redoubt.scheduler.v1.ReplicatedJob
 	24, // 19: redoubt.scheduler.v1.ServiceSpec.global_job:type_name -> redoubt.scheduler.v1.GlobalJob
 	25, // 20: redoubt.scheduler.v1.ServiceSpec.schedule:type_name -> redoubt.scheduler.v1.Schedule
-	43, // 21: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	44, // 21: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
 	0,  // 22: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
 	19, // 23: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
 	19, // 24: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
 	13, // 25: redoubt.scheduler.v1.ServiceSpec.rebalance:type_name -> redoubt.scheduler.v1.RebalanceConfig
 	7,  // 26: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
 	8,  // 27: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
-	40, // 28: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	41, // 28: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
 	9,  // 29: redoubt.scheduler.v1.Schedule.concurrency:type_name -> redoubt.scheduler.v1.Schedule.Concurrency
-	40, // 30: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	41, // 30: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
 	1,  // 31: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
 	27, // 32: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	41, // 33: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
-	44, // 34: redoubt.scheduler.v1.Task.generic:type_name -> redoubt.task.v1.GenericResource
+	42, // 33: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	45, // 34: redoubt.scheduler.v1.Task.generic:type_name -> redoubt.task.v1.GenericResource
 	1,  // 35: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	41, // 36: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
-	45, // 37: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
-	40, // 38: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	42, // 36: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	46, // 37: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	41, // 38: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
 	2,  // 39: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	36, // 40: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	37, // 40: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
 	29, // 41: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
 	3,  // 42: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	46, // 43: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	47, // 44: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	37, // 45: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	48, // 46: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	31, // 47: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	38, // 48: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	30, // 49: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
-	39, // 50: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
-	34, // 51: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	47, // 43: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	48, // 44: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	38, // 45: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	49, // 46: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	32, // 47: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	39, // 48: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	31, // 49: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
+	30, // 50: redoubt.scheduler.v1.NodeDescription.volumes:type_name -> redoubt.scheduler.v1.NodeVolumes
+	50, // 51: redoubt.scheduler.v1.NodeVolumes.instances:type_name -> redoubt.task.v1.VolumeInstance
+	40, // 52: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	35, // 53: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -3645,14 +3706,14 @@ func file_scheduler_schedulerpb_types_proto_init() {
 		(*ServiceSpec_ReplicatedJob)(nil),
 		(*ServiceSpec_GlobalJob)(nil),
 	}
-	file_scheduler_schedulerpb_types_proto_msgTypes[24].OneofWrappers = []any{}
+	file_scheduler_schedulerpb_types_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,10 +2,14 @@ package spec
 
 import (
 	"fmt"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/volumes"
 )
 
 // reserved are the targets that the node itself fills; reservedTrees also
@@ -41,13 +45,32 @@ func validateMount(m *taskpb.Mount) error {
 	if err := checkTarget("mount target", m.GetTarget()); err != nil {
 		return err
 	}
+	if m.GetVolume() != nil && m.GetType() != taskpb.Mount_TYPE_VOLUME {
+		return fmt.Errorf("mount %s: a volume is for type=volume: leave it out", m.GetTarget())
+	}
+	if m.GetBind() != nil && m.GetType() != taskpb.Mount_TYPE_BIND {
+		return fmt.Errorf("mount %s: options of a bind mount are for type=bind: leave them out", m.GetTarget())
+	}
 	switch m.GetType() {
+	case taskpb.Mount_TYPE_VOLUME:
+		switch {
+		case m.GetSource() != "":
+			return fmt.Errorf("mount %s: a volume has a name and no path: write its name as the volume's", m.GetTarget())
+		case m.GetTmpfsSize() != 0 || m.GetTmpfsMode() != 0:
+			return fmt.Errorf("mount %s: size and mode are for type=tmpfs: leave them out", m.GetTarget())
+		}
+		if err := volumes.CheckUse(m.GetVolume()); err != nil {
+			return fmt.Errorf("mount %s: %w", m.GetTarget(), err)
+		}
 	case taskpb.Mount_TYPE_BIND:
 		if err := checkPath("mount source", m.GetSource()); err != nil {
 			return err
 		}
 		if m.GetTmpfsSize() != 0 || m.GetTmpfsMode() != 0 {
 			return fmt.Errorf("mount %s: size and mode are for type=tmpfs: leave them out", m.GetTarget())
+		}
+		if p := m.GetBind().GetPropagation(); p != "" && p != "rprivate" {
+			return fmt.Errorf("mount %s: the propagation can be rprivate alone: what a container mounts is seen by nobody else, nor the other way round", m.GetTarget())
 		}
 	case taskpb.Mount_TYPE_TMPFS:
 		switch {
@@ -59,7 +82,7 @@ func validateMount(m *taskpb.Mount) error {
 			return fmt.Errorf("mount %s: tmpfs mode is %o: use 0 to 1777", m.GetTarget(), m.GetTmpfsMode())
 		}
 	default:
-		return fmt.Errorf("mount %s: the type is unknown: use bind or tmpfs", m.GetTarget())
+		return fmt.Errorf("mount %s: the type is unknown: use bind, tmpfs or volume", m.GetTarget())
 	}
 	return nil
 }
@@ -93,6 +116,40 @@ func checkPath(what, p string) error {
 		return fmt.Errorf("%s is the root directory: choose one below it", what)
 	case path.Clean(p) != p:
 		return fmt.Errorf("%s %q: write it without //, . and .. and without a slash at the end", what, clip(p))
+	}
+	return nil
+}
+
+// stackLabel says which stack something is part of, to roles as well.
+const stackLabel = "com.docker.stack.namespace"
+
+// validateVolumes looks at what a service's volumes are together, and with the service.
+func validateVolumes(s *schedulerpb.ServiceSpec) error {
+	c := s.GetTask().GetContainer()
+	first := map[string]*taskpb.VolumeUse{}
+	for _, m := range c.GetMounts() {
+		u := m.GetVolume()
+		if u == nil {
+			continue
+		}
+		if c.GetIsolation() == taskpb.Isolation_ISOLATION_USERNS {
+			return fmt.Errorf("mount %s: a volume's files belong to the ids that all containers of a node share: leave isolation userns out, or use a tmpfs", m.GetTarget())
+		}
+		if slices.ContainsFunc([]*schedulerpb.UpdateConfig{s.GetUpdate(), s.GetRollback()}, func(c *schedulerpb.UpdateConfig) bool {
+			return c.GetOrder() == schedulerpb.UpdateConfig_ORDER_START_FIRST
+		}) && !PerNode(s) {
+			return fmt.Errorf("volume %s: with order start-first a task begins beside the one that has its data, and so on another node without it: use order stop-first", u.GetName())
+		}
+		// Else who may make services could make something of another's stack.
+		if is, ok := u.GetLabels()[stackLabel]; ok && is != s.GetLabels()[stackLabel] {
+			return fmt.Errorf("volume %s: the label %s must be that of the service", u.GetName(), stackLabel)
+		}
+		was := first[u.GetName()]
+		if was == nil {
+			first[u.GetName()] = u
+		} else if was.GetDriver() != u.GetDriver() || !maps.Equal(was.GetLabels(), u.GetLabels()) || !maps.Equal(was.GetOptions(), u.GetOptions()) {
+			return fmt.Errorf("volume %s is named twice, with other drivers, labels or options: write them the same", u.GetName())
+		}
 	}
 	return nil
 }

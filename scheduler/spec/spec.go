@@ -147,6 +147,9 @@ func Validate(s *schedulerpb.ServiceSpec) error {
 	if err := validateTask(task); err != nil {
 		return err
 	}
+	if err := validateVolumes(s); err != nil {
+		return err
+	}
 	if err := validateUpdates(s); err != nil {
 		return err
 	}

@@ -109,6 +109,16 @@ func TestValidateRefuses(t *testing.T) {
 	}
 	env := func(e ...string) func(*s) { return func(s *s) { s.Task.Container.Env = e } }
 	image := func(i string) func(*s) { return func(s *s) { s.Task.Container.Image = i } }
+	// volumes are mounts of one that is called db, without what does not go with them.
+	volumes := func(uses ...*taskpb.VolumeUse) func(*s) {
+		return func(s *s) {
+			s.Task.Container.Isolation, s.Update, s.Rollback = taskpb.Isolation_ISOLATION_UNSPECIFIED, nil, nil
+			for i, u := range uses {
+				u.Name = "db"
+				mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_VOLUME, Target: fmt.Sprintf("/x%d", i), Volume: u})(s)
+			}
+		}
+	}
 	many := func(n int) []string { return strings.Split(strings.Repeat("x,", n), ",") }
 	for want, change := range map[string]func(*s){
 		"name is empty":                 func(s *s) { s.Name = "" },
@@ -157,35 +167,53 @@ func TestValidateRefuses(t *testing.T) {
 			s.Task.Container.Mounts = []*taskpb.Mount{{Type: taskpb.Mount_TYPE_TMPFS, Target: "/data"}}
 			s.Task.Identity = &taskpb.Identity{Files: "/data"}
 		},
-		"workdir":                   func(s *s) { s.Task.Container.Workdir = "tmp" },
-		`user "a b"`:                func(s *s) { s.Task.Container.User = "a b" },
-		"hostname: node name":       func(s *s) { s.Task.Container.Hostname = "-x" },
-		"hostname is 64":            func(s *s) { s.Task.Container.Hostname = strings.Repeat("a", 64) },
-		"stop signal \"SIGNO\"":     func(s *s) { s.Task.Container.StopSignal = "SIGNO" },
-		"stop signal \"0\"":         func(s *s) { s.Task.Container.StopSignal = "0" },
-		"stop grace period is -1ns": func(s *s) { s.Task.Container.StopGraceNs = -1 },
-		"mount target is empty":     mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS}),
-		"used twice":                mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/data"}),
-		"without //":                mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/srv/../etc", Target: "/x"}),
-		`"srv" is not absolute`:     mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "srv", Target: "/x"}),
-		"source is the root":        mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/", Target: "/x"}),
-		"target is the root":        mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/x", Target: "/"}),
-		"which the kernel fills":    mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/proc/sys"}),
-		"filled by the node":        mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/etc/hosts"}),
-		"type is unknown":           mount(&taskpb.Mount{Target: "/x"}),
-		"tmpfs has no source":       mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", Source: "/y"}),
-		"tmpfs size":                mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", TmpfsSize: -1}),
-		"tmpfs mode":                mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", TmpfsMode: 0o7777}),
-		"are for type=tmpfs":        mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/x", Target: "/x", TmpfsMode: 1}),
-		"published port 65536":      port(&taskpb.Port{Published: 65536, Target: 1, Mode: taskpb.Port_MODE_HOST}),
-		"target port 0":             port(&taskpb.Port{Published: 1, Mode: taskpb.Port_MODE_HOST}),
-		"not chosen for you":        port(&taskpb.Port{Target: 2, Mode: taskpb.Port_MODE_HOST}),
-		"what managers listen on":   port(ingress(2377)),
-		"what networks are carried": port(&taskpb.Port{Published: 4789, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_UDP}),
-		"what the nodes' tunnels":   port(&taskpb.Port{Published: 7946, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_UDP}),
-		"2377/tcp is what managers": port(&taskpb.Port{Published: 2377, Target: 1, Mode: taskpb.Port_MODE_HOST}),
-		"leave prefer-local out":    port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, PreferLocal: true}),
-		"mode host has no PROXY":    port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, ProxyProtocol: true}),
+		"workdir":                         func(s *s) { s.Task.Container.Workdir = "tmp" },
+		`user "a b"`:                      func(s *s) { s.Task.Container.User = "a b" },
+		"hostname: node name":             func(s *s) { s.Task.Container.Hostname = "-x" },
+		"hostname is 64":                  func(s *s) { s.Task.Container.Hostname = strings.Repeat("a", 64) },
+		"stop signal \"SIGNO\"":           func(s *s) { s.Task.Container.StopSignal = "SIGNO" },
+		"stop signal \"0\"":               func(s *s) { s.Task.Container.StopSignal = "0" },
+		"stop grace period is -1ns":       func(s *s) { s.Task.Container.StopGraceNs = -1 },
+		"mount target is empty":           mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS}),
+		"used twice":                      mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/data"}),
+		"without //":                      mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/srv/../etc", Target: "/x"}),
+		`"srv" is not absolute`:           mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "srv", Target: "/x"}),
+		"source is the root":              mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/", Target: "/x"}),
+		"target is the root":              mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/x", Target: "/"}),
+		"which the kernel fills":          mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/proc/sys"}),
+		"filled by the node":              mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/etc/hosts"}),
+		"type is unknown":                 mount(&taskpb.Mount{Target: "/x"}),
+		"tmpfs has no source":             mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", Source: "/y"}),
+		"tmpfs size":                      mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", TmpfsSize: -1}),
+		"tmpfs mode":                      mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", TmpfsMode: 0o7777}),
+		"a volume has a name and no path": mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_VOLUME, Target: "/x", Source: "db", Volume: &taskpb.VolumeUse{Name: "db"}}),
+		"the volume has no name":          mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_VOLUME, Target: "/x"}),
+		"a volume is for type=volume":     mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/x", Target: "/x", Volume: &taskpb.VolumeUse{Name: "db"}}),
+		"are for type=bind":               mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_TMPFS, Target: "/x", Bind: &taskpb.BindOptions{}}),
+		"rprivate alone":                  mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/x", Target: "/x", Bind: &taskpb.BindOptions{Propagation: "rshared"}}),
+		"no volume driver":                mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_VOLUME, Target: "/x", Volume: &taskpb.VolumeUse{Name: "db", Driver: "nfs"}}),
+		"no option \"encrypted\"":         mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_VOLUME, Target: "/x", Volume: &taskpb.VolumeUse{Name: "db", Options: map[string]string{"encrypted": "true"}}}),
+		"a path below the volume":         mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_VOLUME, Target: "/x", Volume: &taskpb.VolumeUse{Name: "db", Subpath: "../other"}}),
+		"that of the service":             volumes(&taskpb.VolumeUse{Labels: map[string]string{stackLabel: "theirs"}}),
+		"all containers of a node share": func(s *s) {
+			s.Task.Container.Isolation = taskpb.Isolation_ISOLATION_USERNS
+			mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_VOLUME, Target: "/x", Volume: &taskpb.VolumeUse{Name: "db"}})(s)
+		},
+		"use order stop-first": func(s *s) {
+			volumes(&taskpb.VolumeUse{})(s)
+			s.Update = &schedulerpb.UpdateConfig{Order: schedulerpb.UpdateConfig_ORDER_START_FIRST}
+		},
+		"is named twice, with other": volumes(&taskpb.VolumeUse{}, &taskpb.VolumeUse{Driver: "local"}),
+		"are for type=tmpfs":         mount(&taskpb.Mount{Type: taskpb.Mount_TYPE_BIND, Source: "/x", Target: "/x", TmpfsMode: 1}),
+		"published port 65536":       port(&taskpb.Port{Published: 65536, Target: 1, Mode: taskpb.Port_MODE_HOST}),
+		"target port 0":              port(&taskpb.Port{Published: 1, Mode: taskpb.Port_MODE_HOST}),
+		"not chosen for you":         port(&taskpb.Port{Target: 2, Mode: taskpb.Port_MODE_HOST}),
+		"what managers listen on":    port(ingress(2377)),
+		"what networks are carried":  port(&taskpb.Port{Published: 4789, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_UDP}),
+		"what the nodes' tunnels":    port(&taskpb.Port{Published: 7946, Target: 1, Mode: taskpb.Port_MODE_INGRESS, Protocol: taskpb.Port_PROTOCOL_UDP}),
+		"2377/tcp is what managers":  port(&taskpb.Port{Published: 2377, Target: 1, Mode: taskpb.Port_MODE_HOST}),
+		"leave prefer-local out":     port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, PreferLocal: true}),
+		"mode host has no PROXY":     port(&taskpb.Port{Published: 1, Target: 1, Mode: taskpb.Port_MODE_HOST, ProxyProtocol: true}),
 		"66 ports of mode ingress": func(s *s) {
 			for i := range uint32(64) {
 				s.Task.Ports = append(s.Task.Ports, ingress(100+i))

@@ -200,7 +200,19 @@ func UpdateDescription(tx *raftstore.Tx, id string, d *schedulerpb.NodeDescripti
 	if err != nil {
 		return err
 	}
-	return updateNode(tx, id, func(n *schedulerpb.Node) { n.Description = d })
+	var had *schedulerpb.NodeVolumes
+	err = updateNode(tx, id, func(n *schedulerpb.Node) {
+		had = n.GetDescription().GetVolumes()
+		if d.Volumes == nil && had != nil { // it does not know yet
+			d = proto.CloneOf(d)
+			d.Volumes = had
+		}
+		n.Description = d
+	})
+	if err != nil {
+		return err
+	}
+	return forgetVolumes(tx, had, d.GetVolumes())
 }
 
 // NodeUpdate is what an operator may change of a node.
@@ -260,10 +272,14 @@ func RemoveNode(tx *raftstore.Tx, id string) error {
 	if err := meshstore.RemoveNode(tx, id); err != nil {
 		return err
 	}
-	if _, ok := Nodes.Get(tx, id); !ok {
+	n, ok := Nodes.Get(tx, id)
+	if !ok {
 		return nil
 	}
-	return Nodes.Delete(tx, id)
+	if err := Nodes.Delete(tx, id); err != nil {
+		return err
+	}
+	return forgetVolumes(tx, n.GetDescription().GetVolumes(), nil)
 }
 
 // updateNode writes the node changed by fn, where that makes a difference.

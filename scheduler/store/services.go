@@ -25,6 +25,9 @@ type RefusedError struct{ text string }
 
 func (e *RefusedError) Error() string { return e.text }
 
+// IsRefused reports whether err is of a change that breaks a rule.
+func IsRefused(err error) bool { return errors.As(err, new(*RefusedError)) }
+
 func refuse(format string, args ...any) error {
 	return &RefusedError{fmt.Sprintf(format, args...)}
 }
@@ -47,6 +50,9 @@ func CreateAdmitted(ctx context.Context, s *raftstore.Store, a spec.Admitted) (s
 // CreateSigned is CreateAdmitted for a spec that sg says who signed.
 func CreateSigned(ctx context.Context, s *raftstore.Store, a spec.Admitted, sg Signing) (string, error) {
 	if err := resolved(a); err != nil {
+		return "", err
+	}
+	if err := roomForNamed(s, a.Spec()); err != nil {
 		return "", err
 	}
 	id := ident.New()
@@ -97,6 +103,9 @@ func UpdateSigned(ctx context.Context, s *raftstore.Store, id string, version ui
 	if err != nil {
 		return err
 	}
+	if err := roomForNamed(s, sp); err != nil {
+		return err
+	}
 	return meshstore.Retry(ctx, s, func(tx *raftstore.Tx) error {
 		sp := a.Spec()
 		old, ok := Services.Get(tx, id)
@@ -137,6 +146,9 @@ func place(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec, old *schedu
 		return nil, nil, err
 	}
 	if sp, err = publish(tx, id, sp, old); err != nil {
+		return nil, nil, err
+	}
+	if err := nameVolumes(tx, id, sp); err != nil {
 		return nil, nil, err
 	}
 	sp, err = grant(tx, sp)

@@ -132,7 +132,7 @@ var (
 
 // Tables lists what the composition root registers with the store.
 func Tables() []raftstore.Registered {
-	return []raftstore.Registered{Services, Revisions, SpecRecords, ServiceRuns, Tasks, Nodes, PublishedPorts, ImagePolicies, PlacementConfigs}
+	return []raftstore.Registered{Services, Revisions, SpecRecords, ServiceRuns, Tasks, Nodes, PublishedPorts, ImagePolicies, PlacementConfigs, Volumes}
 }
 
 // RevisionID is the id of a service's revision.

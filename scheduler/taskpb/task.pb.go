@@ -244,6 +244,7 @@ const (
 	Mount_TYPE_UNSPECIFIED Mount_Type = 0
 	Mount_TYPE_BIND        Mount_Type = 1
 	Mount_TYPE_TMPFS       Mount_Type = 2
+	Mount_TYPE_VOLUME      Mount_Type = 3
 )
 
 // Enum value maps for Mount_Type.
@@ -252,11 +253,13 @@ var (
 		0: "TYPE_UNSPECIFIED",
 		1: "TYPE_BIND",
 		2: "TYPE_TMPFS",
+		3: "TYPE_VOLUME",
 	}
 	Mount_Type_value = map[string]int32{
 		"TYPE_UNSPECIFIED": 0,
 		"TYPE_BIND":        1,
 		"TYPE_TMPFS":       2,
+		"TYPE_VOLUME":      3,
 	}
 )
 
@@ -336,7 +339,7 @@ func (x RestartPolicy_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RestartPolicy_Condition.Descriptor instead.
 func (RestartPolicy_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{25, 0}
 }
 
 type Port_Protocol int32
@@ -385,7 +388,7 @@ func (x Port_Protocol) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Protocol.Descriptor instead.
 func (Port_Protocol) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21, 0}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{26, 0}
 }
 
 type Port_Mode int32
@@ -434,7 +437,7 @@ func (x Port_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Port_Mode.Descriptor instead.
 func (Port_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21, 1}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{26, 1}
 }
 
 type TaskSpec struct {
@@ -1919,13 +1922,18 @@ func (x *Healthcheck) GetRetries() uint32 {
 }
 
 type Mount struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Type          Mount_Type             `protobuf:"varint,1,opt,name=type,proto3,enum=redoubt.task.v1.Mount_Type" json:"type,omitempty"`
-	Source        string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	Target        string                 `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
-	ReadOnly      bool                   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
-	TmpfsSize     int64                  `protobuf:"varint,5,opt,name=tmpfs_size,json=tmpfsSize,proto3" json:"tmpfs_size,omitempty"`
-	TmpfsMode     uint32                 `protobuf:"varint,6,opt,name=tmpfs_mode,json=tmpfsMode,proto3" json:"tmpfs_mode,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Type  Mount_Type             `protobuf:"varint,1,opt,name=type,proto3,enum=redoubt.task.v1.Mount_Type" json:"type,omitempty"`
+	// Of a bind, on the node.
+	Source    string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Target    string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	ReadOnly  bool   `protobuf:"varint,4,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	TmpfsSize int64  `protobuf:"varint,5,opt,name=tmpfs_size,json=tmpfsSize,proto3" json:"tmpfs_size,omitempty"`
+	TmpfsMode uint32 `protobuf:"varint,6,opt,name=tmpfs_mode,json=tmpfsMode,proto3" json:"tmpfs_mode,omitempty"`
+	// Of a volume alone, and always there.
+	Volume *VolumeUse `protobuf:"bytes,7,opt,name=volume,proto3" json:"volume,omitempty"`
+	// Of a bind alone.
+	Bind          *BindOptions `protobuf:"bytes,8,opt,name=bind,proto3" json:"bind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2002,6 +2010,366 @@ func (x *Mount) GetTmpfsMode() uint32 {
 	return 0
 }
 
+func (x *Mount) GetVolume() *VolumeUse {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *Mount) GetBind() *BindOptions {
+	if x != nil {
+		return x.Bind
+	}
+	return nil
+}
+
+// VolumeUse is that containers have a volume.
+type VolumeUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What the volume is made with where there is none of that name; of one that is
+	// there, what it has to have been made with, where they are given.
+	Driver  string            `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"` // empty: local
+	Labels  map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Options map[string]string `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the image has at target is not copied into the volume when it is first used.
+	NoCopy bool `protobuf:"varint,5,opt,name=no_copy,json=noCopy,proto3" json:"no_copy,omitempty"`
+	// What of the volume is mounted, without a slash at either end; empty: all of it.
+	Subpath       string `protobuf:"bytes,6,opt,name=subpath,proto3" json:"subpath,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeUse) Reset() {
+	*x = VolumeUse{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeUse) ProtoMessage() {}
+
+func (x *VolumeUse) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeUse.ProtoReflect.Descriptor instead.
+func (*VolumeUse) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *VolumeUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VolumeUse) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *VolumeUse) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *VolumeUse) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *VolumeUse) GetNoCopy() bool {
+	if x != nil {
+		return x.NoCopy
+	}
+	return false
+}
+
+func (x *VolumeUse) GetSubpath() string {
+	if x != nil {
+		return x.Subpath
+	}
+	return ""
+}
+
+type BindOptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "rprivate", or nothing, which means the same.
+	Propagation   string `protobuf:"bytes,1,opt,name=propagation,proto3" json:"propagation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BindOptions) Reset() {
+	*x = BindOptions{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BindOptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BindOptions) ProtoMessage() {}
+
+func (x *BindOptions) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BindOptions.ProtoReflect.Descriptor instead.
+func (*BindOptions) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *BindOptions) GetPropagation() string {
+	if x != nil {
+		return x.Propagation
+	}
+	return ""
+}
+
+// VolumeSpec is what a volume is made from. It is never changed.
+type VolumeSpec struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Driver string                 `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
+	Labels map[string]string      `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// See package scheduler/volumes.
+	Options       map[string]string `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeSpec) Reset() {
+	*x = VolumeSpec{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeSpec) ProtoMessage() {}
+
+func (x *VolumeSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeSpec.ProtoReflect.Descriptor instead.
+func (*VolumeSpec) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *VolumeSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VolumeSpec) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *VolumeSpec) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *VolumeSpec) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+// Volume is one as a node is told of it.
+type Volume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Spec          *VolumeSpec            `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Volume) Reset() {
+	*x = Volume{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Volume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Volume) ProtoMessage() {}
+
+func (x *Volume) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Volume.ProtoReflect.Descriptor instead.
+func (*Volume) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Volume) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Volume) GetSpec() *VolumeSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+// VolumeInstance is what a node has of a volume, by its own word.
+type VolumeInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume's, and its name when the node came to have it.
+	Id     string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name   string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Driver string `protobuf:"bytes,3,opt,name=driver,proto3" json:"driver,omitempty"`
+	// Unix nanoseconds.
+	CreatedAt int64 `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Bytes that it may hold; 0: as many as its file system.
+	Size int64 `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	// What its data is encrypted by on the disk; empty: nothing.
+	Encryption    string `protobuf:"bytes,6,opt,name=encryption,proto3" json:"encryption,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeInstance) Reset() {
+	*x = VolumeInstance{}
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeInstance) ProtoMessage() {}
+
+func (x *VolumeInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeInstance.ProtoReflect.Descriptor instead.
+func (*VolumeInstance) Descriptor() ([]byte, []int) {
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *VolumeInstance) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *VolumeInstance) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *VolumeInstance) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *VolumeInstance) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *VolumeInstance) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *VolumeInstance) GetEncryption() string {
+	if x != nil {
+		return x.Encryption
+	}
+	return ""
+}
+
 type Resources struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1e9 = one core.
@@ -2016,7 +2384,7 @@ type Resources struct {
 
 func (x *Resources) Reset() {
 	*x = Resources{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2396,7 @@ func (x *Resources) String() string {
 func (*Resources) ProtoMessage() {}
 
 func (x *Resources) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[18]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2409,7 @@ func (x *Resources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resources.ProtoReflect.Descriptor instead.
 func (*Resources) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{18}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Resources) GetNanoCpus() int64 {
@@ -2087,7 +2455,7 @@ type GenericResource struct {
 
 func (x *GenericResource) Reset() {
 	*x = GenericResource{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2467,7 @@ func (x *GenericResource) String() string {
 func (*GenericResource) ProtoMessage() {}
 
 func (x *GenericResource) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[19]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2480,7 @@ func (x *GenericResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GenericResource.ProtoReflect.Descriptor instead.
 func (*GenericResource) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{19}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GenericResource) GetKind() string {
@@ -2148,7 +2516,7 @@ type RestartPolicy struct {
 
 func (x *RestartPolicy) Reset() {
 	*x = RestartPolicy{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2528,7 @@ func (x *RestartPolicy) String() string {
 func (*RestartPolicy) ProtoMessage() {}
 
 func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[20]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2541,7 @@ func (x *RestartPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartPolicy.ProtoReflect.Descriptor instead.
 func (*RestartPolicy) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{20}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RestartPolicy) GetCondition() RestartPolicy_Condition {
@@ -2223,7 +2591,7 @@ type Port struct {
 
 func (x *Port) Reset() {
 	*x = Port{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2603,7 @@ func (x *Port) String() string {
 func (*Port) ProtoMessage() {}
 
 func (x *Port) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[21]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2616,7 @@ func (x *Port) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Port.ProtoReflect.Descriptor instead.
 func (*Port) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{21}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Port) GetPublished() uint32 {
@@ -2324,7 +2692,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2704,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[22]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2717,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{22}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Storage) GetImages() uint32 {
@@ -2428,7 +2796,7 @@ type Feature struct {
 
 func (x *Feature) Reset() {
 	*x = Feature{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2440,7 +2808,7 @@ func (x *Feature) String() string {
 func (*Feature) ProtoMessage() {}
 
 func (x *Feature) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[23]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2453,7 +2821,7 @@ func (x *Feature) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feature.ProtoReflect.Descriptor instead.
 func (*Feature) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{23}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Feature) GetName() string {
@@ -2500,7 +2868,7 @@ type CheckResult struct {
 
 func (x *CheckResult) Reset() {
 	*x = CheckResult{}
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[24]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2880,7 @@ func (x *CheckResult) String() string {
 func (*CheckResult) ProtoMessage() {}
 
 func (x *CheckResult) ProtoReflect() protoreflect.Message {
-	mi := &file_scheduler_taskpb_task_proto_msgTypes[24]
+	mi := &file_scheduler_taskpb_task_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2893,7 @@ func (x *CheckResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResult.ProtoReflect.Descriptor instead.
 func (*CheckResult) Descriptor() ([]byte, []int) {
-	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{24}
+	return file_scheduler_taskpb_task_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CheckResult) GetControl() string {
@@ -2700,7 +3068,7 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"timeout_ns\x18\x03 \x01(\x03R\ttimeoutNs\x12&\n" +
 	"\x0fstart_period_ns\x18\x04 \x01(\x03R\rstartPeriodNs\x12*\n" +
 	"\x11start_interval_ns\x18\x05 \x01(\x03R\x0fstartIntervalNs\x12\x18\n" +
-	"\aretries\x18\x06 \x01(\rR\aretries\"\x80\x02\n" +
+	"\aretries\x18\x06 \x01(\rR\aretries\"\x89\x03\n" +
 	"\x05Mount\x12/\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x1b.redoubt.task.v1.Mount.TypeR\x04type\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
@@ -2709,12 +3077,55 @@ const file_scheduler_taskpb_task_proto_rawDesc = "" +
 	"\n" +
 	"tmpfs_size\x18\x05 \x01(\x03R\ttmpfsSize\x12\x1d\n" +
 	"\n" +
-	"tmpfs_mode\x18\x06 \x01(\rR\ttmpfsMode\";\n" +
+	"tmpfs_mode\x18\x06 \x01(\rR\ttmpfsMode\x128\n" +
+	"\x06volume\x18\a \x01(\v2\x1a.redoubt.task.v1.VolumeUseB\x04\xf0\xe5\x18\x03R\x06volume\x126\n" +
+	"\x04bind\x18\b \x01(\v2\x1c.redoubt.task.v1.BindOptionsB\x04\xf0\xe5\x18\x03R\x04bind\"R\n" +
 	"\x04Type\x12\x14\n" +
 	"\x10TYPE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tTYPE_BIND\x10\x01\x12\x0e\n" +
 	"\n" +
-	"TYPE_TMPFS\x10\x02\"\xa1\x01\n" +
+	"TYPE_TMPFS\x10\x02\x12\x15\n" +
+	"\vTYPE_VOLUME\x10\x03\x1a\x04\xf8\xe5\x18\x03\"\xea\x02\n" +
+	"\tVolumeUse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06driver\x18\x02 \x01(\tR\x06driver\x12>\n" +
+	"\x06labels\x18\x03 \x03(\v2&.redoubt.task.v1.VolumeUse.LabelsEntryR\x06labels\x12A\n" +
+	"\aoptions\x18\x04 \x03(\v2'.redoubt.task.v1.VolumeUse.OptionsEntryR\aoptions\x12\x17\n" +
+	"\ano_copy\x18\x05 \x01(\bR\x06noCopy\x12\x18\n" +
+	"\asubpath\x18\x06 \x01(\tR\asubpath\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x04\xe8\xe5\x18\x03\"5\n" +
+	"\vBindOptions\x12 \n" +
+	"\vpropagation\x18\x01 \x01(\tR\vpropagation:\x04\xe8\xe5\x18\x03\"\xba\x02\n" +
+	"\n" +
+	"VolumeSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06driver\x18\x02 \x01(\tR\x06driver\x12?\n" +
+	"\x06labels\x18\x03 \x03(\v2'.redoubt.task.v1.VolumeSpec.LabelsEntryR\x06labels\x12B\n" +
+	"\aoptions\x18\x04 \x03(\v2(.redoubt.task.v1.VolumeSpec.OptionsEntryR\aoptions\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x04\xe8\xe5\x18\x03\"I\n" +
+	"\x06Volume\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
+	"\x04spec\x18\x02 \x01(\v2\x1b.redoubt.task.v1.VolumeSpecR\x04spec\"\xa5\x01\n" +
+	"\x0eVolumeInstance\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06driver\x18\x03 \x01(\tR\x06driver\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x1e\n" +
+	"\n" +
+	"encryption\x18\x06 \x01(\tR\n" +
+	"encryption:\x04\xe8\xe5\x18\x03\"\xa1\x01\n" +
 	"\tResources\x12\x1b\n" +
 	"\tnano_cpus\x18\x01 \x01(\x03R\bnanoCpus\x12!\n" +
 	"\fmemory_bytes\x18\x02 \x01(\x03R\vmemoryBytes\x12\x12\n" +
@@ -2798,7 +3209,7 @@ func file_scheduler_taskpb_task_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_taskpb_task_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_scheduler_taskpb_task_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(Strategy)(0),                // 0: redoubt.task.v1.Strategy
 	(Isolation)(0),               // 1: redoubt.task.v1.Isolation
@@ -2826,28 +3237,37 @@ var file_scheduler_taskpb_task_proto_goTypes = []any{
 	(*FileFacts)(nil),            // 23: redoubt.task.v1.FileFacts
 	(*Healthcheck)(nil),          // 24: redoubt.task.v1.Healthcheck
 	(*Mount)(nil),                // 25: redoubt.task.v1.Mount
-	(*Resources)(nil),            // 26: redoubt.task.v1.Resources
-	(*GenericResource)(nil),      // 27: redoubt.task.v1.GenericResource
-	(*RestartPolicy)(nil),        // 28: redoubt.task.v1.RestartPolicy
-	(*Port)(nil),                 // 29: redoubt.task.v1.Port
-	(*Storage)(nil),              // 30: redoubt.task.v1.Storage
-	(*Feature)(nil),              // 31: redoubt.task.v1.Feature
-	(*CheckResult)(nil),          // 32: redoubt.task.v1.CheckResult
-	nil,                          // 33: redoubt.task.v1.ContainerSpec.LabelsEntry
-	nil,                          // 34: redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	(*VolumeUse)(nil),            // 26: redoubt.task.v1.VolumeUse
+	(*BindOptions)(nil),          // 27: redoubt.task.v1.BindOptions
+	(*VolumeSpec)(nil),           // 28: redoubt.task.v1.VolumeSpec
+	(*Volume)(nil),               // 29: redoubt.task.v1.Volume
+	(*VolumeInstance)(nil),       // 30: redoubt.task.v1.VolumeInstance
+	(*Resources)(nil),            // 31: redoubt.task.v1.Resources
+	(*GenericResource)(nil),      // 32: redoubt.task.v1.GenericResource
+	(*RestartPolicy)(nil),        // 33: redoubt.task.v1.RestartPolicy
+	(*Port)(nil),                 // 34: redoubt.task.v1.Port
+	(*Storage)(nil),              // 35: redoubt.task.v1.Storage
+	(*Feature)(nil),              // 36: redoubt.task.v1.Feature
+	(*CheckResult)(nil),          // 37: redoubt.task.v1.CheckResult
+	nil,                          // 38: redoubt.task.v1.ContainerSpec.LabelsEntry
+	nil,                          // 39: redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	nil,                          // 40: redoubt.task.v1.VolumeUse.LabelsEntry
+	nil,                          // 41: redoubt.task.v1.VolumeUse.OptionsEntry
+	nil,                          // 42: redoubt.task.v1.VolumeSpec.LabelsEntry
+	nil,                          // 43: redoubt.task.v1.VolumeSpec.OptionsEntry
 }
 var file_scheduler_taskpb_task_proto_depIdxs = []int32{
 	13, // 0: redoubt.task.v1.TaskSpec.container:type_name -> redoubt.task.v1.ContainerSpec
-	26, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
-	26, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
-	28, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
-	29, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
+	31, // 1: redoubt.task.v1.TaskSpec.reservations:type_name -> redoubt.task.v1.Resources
+	31, // 2: redoubt.task.v1.TaskSpec.limits:type_name -> redoubt.task.v1.Resources
+	33, // 3: redoubt.task.v1.TaskSpec.restart:type_name -> redoubt.task.v1.RestartPolicy
+	34, // 4: redoubt.task.v1.TaskSpec.ports:type_name -> redoubt.task.v1.Port
 	11, // 5: redoubt.task.v1.TaskSpec.networks:type_name -> redoubt.task.v1.NetworkUse
 	0,  // 6: redoubt.task.v1.TaskSpec.strategy:type_name -> redoubt.task.v1.Strategy
 	9,  // 7: redoubt.task.v1.TaskSpec.depends_on:type_name -> redoubt.task.v1.Dependency
 	10, // 8: redoubt.task.v1.TaskSpec.identity:type_name -> redoubt.task.v1.Identity
 	3,  // 9: redoubt.task.v1.Dependency.condition:type_name -> redoubt.task.v1.Dependency.Condition
-	33, // 10: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
+	38, // 10: redoubt.task.v1.ContainerSpec.labels:type_name -> redoubt.task.v1.ContainerSpec.LabelsEntry
 	25, // 11: redoubt.task.v1.ContainerSpec.mounts:type_name -> redoubt.task.v1.Mount
 	24, // 12: redoubt.task.v1.ContainerSpec.healthcheck:type_name -> redoubt.task.v1.Healthcheck
 	14, // 13: redoubt.task.v1.ContainerSpec.hosts:type_name -> redoubt.task.v1.Host
@@ -2861,17 +3281,24 @@ var file_scheduler_taskpb_task_proto_depIdxs = []int32{
 	20, // 21: redoubt.task.v1.ContainerSpec.configs:type_name -> redoubt.task.v1.FileUse
 	2,  // 22: redoubt.task.v1.FileUse.on_update:type_name -> redoubt.task.v1.OnUpdate
 	21, // 23: redoubt.task.v1.DeliveredFile.version:type_name -> redoubt.task.v1.FileVersion
-	34, // 24: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
+	39, // 24: redoubt.task.v1.FileFacts.service_labels:type_name -> redoubt.task.v1.FileFacts.ServiceLabelsEntry
 	4,  // 25: redoubt.task.v1.Mount.type:type_name -> redoubt.task.v1.Mount.Type
-	27, // 26: redoubt.task.v1.Resources.generic:type_name -> redoubt.task.v1.GenericResource
-	5,  // 27: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
-	6,  // 28: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
-	7,  // 29: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	26, // 26: redoubt.task.v1.Mount.volume:type_name -> redoubt.task.v1.VolumeUse
+	27, // 27: redoubt.task.v1.Mount.bind:type_name -> redoubt.task.v1.BindOptions
+	40, // 28: redoubt.task.v1.VolumeUse.labels:type_name -> redoubt.task.v1.VolumeUse.LabelsEntry
+	41, // 29: redoubt.task.v1.VolumeUse.options:type_name -> redoubt.task.v1.VolumeUse.OptionsEntry
+	42, // 30: redoubt.task.v1.VolumeSpec.labels:type_name -> redoubt.task.v1.VolumeSpec.LabelsEntry
+	43, // 31: redoubt.task.v1.VolumeSpec.options:type_name -> redoubt.task.v1.VolumeSpec.OptionsEntry
+	28, // 32: redoubt.task.v1.Volume.spec:type_name -> redoubt.task.v1.VolumeSpec
+	32, // 33: redoubt.task.v1.Resources.generic:type_name -> redoubt.task.v1.GenericResource
+	5,  // 34: redoubt.task.v1.RestartPolicy.condition:type_name -> redoubt.task.v1.RestartPolicy.Condition
+	6,  // 35: redoubt.task.v1.Port.protocol:type_name -> redoubt.task.v1.Port.Protocol
+	7,  // 36: redoubt.task.v1.Port.mode:type_name -> redoubt.task.v1.Port.Mode
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_taskpb_task_proto_init() }
@@ -2885,7 +3312,7 @@ func file_scheduler_taskpb_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_taskpb_task_proto_rawDesc), len(file_scheduler_taskpb_task_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   27,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

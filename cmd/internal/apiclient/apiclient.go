@@ -88,6 +88,7 @@ type Client struct {
 	controlpb.WaiversClient
 	controlpb.ImagePolicyClient
 	controlpb.PlacementClient
+	controlpb.VolumesClient
 	conn  *callstream.Conn
 	under io.Closer // what conn goes over, where that is to be closed, too; or nil
 	users bool      // the socket is the one for users
@@ -97,7 +98,7 @@ func newClient(conn *callstream.Conn) *Client {
 	return &Client{controlpb.NewBootstrapClient(conn), controlpb.NewControlClient(conn), controlpb.NewExecsClient(conn), controlpb.NewRevocationClient(conn), controlpb.NewIdentitiesClient(conn),
 		controlpb.NewAuthorityClient(conn), controlpb.NewSlotsClient(conn), controlpb.NewAdmissionClient(conn), controlpb.NewSharesClient(conn), controlpb.NewSecretsClient(conn),
 		controlpb.NewAccessClient(conn), controlpb.NewApprovalsClient(conn), controlpb.NewAuditClient(conn), controlpb.NewPeopleClient(conn), controlpb.NewComplianceClient(conn), controlpb.NewWaiversClient(conn), controlpb.NewImagePolicyClient(conn),
-		controlpb.NewPlacementClient(conn), conn, nil, false}
+		controlpb.NewPlacementClient(conn), controlpb.NewVolumesClient(conn), conn, nil, false}
 }
 
 // Dial connects to the API socket at path and waits until somebody answers

@@ -86,3 +86,11 @@ func (c *Client) ListPolicies(ctx context.Context, names []string, opts ...grpc.
 	})
 	return out, err
 }
+
+// ListVolumes lists the named volumes, or all.
+func (c *Client) ListVolumes(ctx context.Context, names []string, opts ...grpc.CallOption) (out []*controlpb.VolumeDetail, err error) {
+	err = gather(ctx, &controlpb.StreamVolumesRequest{Volumes: names}, c.StreamVolumes, opts, func(page *controlpb.StreamVolumesResponse) {
+		out = append(out, page.GetVolumes()...)
+	})
+	return out, err
+}

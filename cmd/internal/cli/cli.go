@@ -102,7 +102,7 @@ Commands talk to this machine's own node, over --host (default
 	_ = root.RegisterFlagCompletionFunc("context", a.contextNames) // fails only where a flag gets two
 	root.AddCommand(
 		a.initCmd(), a.joinCmd(), a.leaveCmd(), a.unlockCmd(), a.unlockKeyCmd(), a.autolockCmd(), a.caCmd(), a.storeCmd(), a.backupCmd(), a.recoverCmd(), a.joinTokenCmd(), a.admissionCmd(),
-		a.nodeCmd(), a.serviceCmd(), a.placementCmd(), a.stackCmd(), a.networkCmd(), a.policyCmd(), a.authCmd(), a.approvalCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.doctorCmd(), a.topCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
+		a.nodeCmd(), a.serviceCmd(), a.placementCmd(), a.stackCmd(), a.networkCmd(), a.volumeCmd(), a.policyCmd(), a.authCmd(), a.approvalCmd(), a.secretCmd(), a.configCmd(), a.imageCmd(), a.statusCmd(), a.doctorCmd(), a.topCmd(), a.eventsCmd(), a.complianceCmd(), a.versionCmd(), a.labCmd(),
 		&cobra.Command{Use: "formats", Short: "About --format and --filter", Long: formatsHelp},
 	)
 	root.AddCommand(a.personCmd(), a.breakGlassCmd(), a.contextCmd(), a.whoamiCmd(), a.lockCmd())

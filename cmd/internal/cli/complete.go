@@ -157,6 +157,7 @@ func (a *app) completions(root *cobra.Command) {
 		"identity ls": a.names(1, serviceNames), "identity revoke": a.names(-1, serviceNames), "identity allow": a.names(-1, serviceNames),
 		"stack rm": a.names(-1, stackNames), "stack ps": a.names(1, stackNames), "stack services": a.names(1, stackNames), "stack deploy": a.names(1, stackNames),
 		"network inspect": a.names(-1, networkNames), "network rm": a.names(-1, networkNames),
+		"volume inspect": a.names(-1, volumeNames), "volume rm": a.names(-1, volumeNames),
 		"policy inspect": a.names(-1, policyNames), "policy rm": a.names(-1, policyNames), "policy explain": a.names(2, serviceNames),
 		"node inspect": a.names(-1, nodeNames), "node update": a.names(1, nodeNames), "node rm": a.names(-1, nodeNames),
 		"node promote": a.names(-1, nodeNames), "node demote": a.names(-1, nodeNames),

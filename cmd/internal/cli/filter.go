@@ -59,6 +59,11 @@ func (f *filterFlag) is(key, value string) bool {
 	return len(want) == 0 || slices.Contains(want, value)
 }
 
+// any reports whether one of values is one of those asked for, or none was.
+func (f *filterFlag) any(key string, values []string) bool {
+	return len(f.want[key]) == 0 || slices.ContainsFunc(values, func(v string) bool { return f.is(key, v) })
+}
+
 // begins is is for beginnings of names and ids.
 func (f *filterFlag) begins(key, value string) bool {
 	want := f.want[key]

@@ -59,6 +59,12 @@ const (
 	maxStackKey = 256
 	// defaultWait is how long create, update and scale wait for convergence.
 	defaultWait = 5 * time.Minute
+	// volumeTimeout is how long volume rm waits until nodes have deleted data, volumePoll is
+	// between two looks, and maxPruned how many volumes are asked to be removed at a time;
+	// the leader refuses more.
+	volumeTimeout = 30 * time.Second
+	volumePoll    = 250 * time.Millisecond
+	maxPruned     = 1000
 	// stableFor is how long the wanted state must hold before it is called
 	// converged: a container that exits at once runs for a moment, too.
 	stableFor = 2 * time.Second

@@ -277,6 +277,9 @@ func printNode(w io.Writer, v *controlpb.NodeView, self string, now time.Time) {
 		line("Collected", fmt.Sprintf("%d images and %d dead containers since rund started, %d dead are kept", st.ImagesRemoved, st.ContainersRemoved, st.DeadContainers))
 		line("Storage", st.Message)
 	}
+	for _, v := range d.GetVolumes().GetInstances() {
+		line("Volume", v.GetName()+" ("+v.GetId()+")")
+	}
 	if fs := d.GetFeatures(); len(fs) > 0 {
 		fmt.Fprintln(w, "Features:")
 		for _, f := range fs {

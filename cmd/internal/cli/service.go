@@ -75,7 +75,10 @@ run the tasks.`,
   redoubt service create --name import --mode replicated-job --replicas 10 \
     --max-concurrent 2 registry.example/import:1
   redoubt service create --name backup --mode replicated-job \
-    --schedule "30 2 * * *" --time-zone Europe/Berlin registry.example/backup:1`,
+    --schedule "30 2 * * *" --time-zone Europe/Berlin registry.example/backup:1
+
+  # Data that its tasks find again: the volume is made where it is not there
+  redoubt service create --name db --volume db:/var/lib/db registry.example/db:1`,
 		Args: args(1, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			spec, err := a.createSpec(c, &cf, args)
@@ -92,7 +95,8 @@ run the tasks.`,
 	f.Var(&cf.replicas, "replicas", "number of tasks; of a job: how many are to complete (default 1)")
 	f.StringArrayVarP(&cf.env, "env", "e", nil, "environment variable, NAME=value")
 	f.StringArrayVar(&cf.envFile, "env-file", nil, "file of environment variables")
-	f.Var(&cf.mounts, "mount", "type=bind|tmpfs,source=…,target=…[,readonly]")
+	f.Var(&cf.mounts, "mount", "[type=volume,]source=NAME,target=…, type=bind,source=/…,target=…, or type=tmpfs,target=…; with readonly, volume-opt=size=…, volume-label=…, volume-nocopy, volume-subpath=…, tmpfs-size=…, tmpfs-mode=…")
+	f.VarP(volumeFlag{&cf.mounts}, "volume", "v", "NAME:PATH[:ro], a volume, or DIRECTORY:PATH[:ro] of the node")
 	f.Var(&cf.secrets, "secret", "secret that its tasks may read, at /run/secrets: "+fileUseHelp)
 	f.Var(&cf.configs, "config", "config that its tasks get, at /run/configs: "+fileUseHelp)
 	f.VarP(&cf.ports, "publish", "p", "8080:80, or published=8080,target=80[,protocol=udp][,mode=host][,host_ip=…][,prefer-local][,proxy-protocol=v2]")

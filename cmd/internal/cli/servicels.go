@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -391,6 +392,9 @@ func mountString(m *taskpb.Mount) string {
 	s := enumName(m.Type, "TYPE_") + " " + m.Target
 	if m.Source != "" {
 		s += " from " + m.Source
+	}
+	if u := m.GetVolume(); u != nil {
+		s += " from " + path.Join(u.GetName(), u.GetSubpath())
 	}
 	if m.ReadOnly {
 		s += " (read-only)"

@@ -102,7 +102,7 @@ many of them there are; one with a schedule is another from its next run on.`,
 		f.StringArrayVar(l.to, l.name, nil, l.help)
 	}
 	f.StringVar(&u.endpointMode, "endpoint-mode", "", "vip or dnsrr, for services on networks")
-	f.Var(&u.mountAdd, "mount-add", "add or replace a mount")
+	f.Var(&u.mountAdd, "mount-add", "add or replace a mount, written as --mount of service create")
 	f.Var(&u.publishAdd, "publish-add", "add or replace a published port")
 	u.files.add(f)
 	f.BoolVar(&u.rollback, "rollback", false, "go back, as redoubt service rollback does")

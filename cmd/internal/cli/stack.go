@@ -17,7 +17,7 @@ import (
 func (a *app) stackCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "stack", Short: "Run what compose files describe",
-		Long: `stack has services, networks, secrets, configs and network policies come out of
+		Long: `stack has services, networks, volumes, secrets, configs and network policies come out of
 compose files, as one thing that is deployed, looked at and removed. All of a stack
 is called <stack>_<name> and carries the label ` + stack.Label + `.`,
 	}

@@ -28,7 +28,7 @@ func (a *app) stackDeployCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "deploy [flags] STACK", Aliases: []string{"up"}, Short: "Have the cluster run what compose files describe",
 		Long: `deploy compares what compose files describe with what the cluster has of the stack,
-and makes, changes or leaves each network, secret, config, policy and service; --dry-run
+and makes, changes or leaves each network, volume, secret, config, policy and service; --dry-run
 shows that and does nothing. What is as it should be is not touched. Then it waits until
 all services of the files run (--detach does not), and ends with 3 where they do not in
 time; --rollback-on-failure then takes back what it changed.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -11,10 +12,11 @@ import (
 func (a *app) stackRmCmd() *cobra.Command {
 	var w waitFlags
 	c := &cobra.Command{
-		Use: "rm STACK...", Aliases: []string{"remove", "down"}, Short: "Remove stacks, with all that is theirs",
+		Use: "rm STACK...", Aliases: []string{"remove", "down"}, Short: "Remove stacks, with all that is theirs but volumes",
 		Long: `rm removes the services of a stack, waits until their tasks have stopped, and removes
 its policies, configs, secrets and networks. What a service of no stack, or of another
-one, uses stays, and is said. It ends with 3 where tasks have not stopped in time.`,
+one, uses stays, and is said; so do its volumes, with their data: redoubt volume rm
+removes them. It ends with 3 where tasks have not stopped in time.`,
 		Example: `  redoubt stack rm shop`,
 		Args:    args(1, -1),
 		RunE: func(c *cobra.Command, names []string) error {
@@ -46,6 +48,19 @@ func (a *app) removeStack(ctx context.Context, name string, w waitFlags) error {
 		defer cancel()
 		ap := &stack.Applier{API: c, Done: a.stepDone}
 		left, err := ap.Remove(wait, plan, have, !w.detach)
+		if err == nil {
+			a.sayVolumes(ctx, c, name)
+		}
 		return a.sayLeft(left, err)
 	})
+}
+
+// sayVolumes tells of the volumes that a stack leaves, to whoever may list them.
+func (a *app) sayVolumes(ctx context.Context, c *api, name string) {
+	all, _ := c.ListVolumes(ctx, nil) // it is said for convenience, and nothing hangs on it
+	for _, v := range all {
+		if v.GetVolume().GetSpec().GetLabels()[stack.Label] == name {
+			fmt.Fprintf(a.Stderr, "redoubt: warning: volume %s stays, with its data: redoubt volume rm removes it\n", printable(v.GetVolume().GetSpec().GetName()))
+		}
+	}
 }

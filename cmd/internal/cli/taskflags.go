@@ -172,6 +172,10 @@ func (l *mountList) Set(s string) error {
 	if err != nil {
 		return err
 	}
+	return l.add(m)
+}
+
+func (l *mountList) add(m *taskpb.Mount) error {
 	for _, o := range *l {
 		if o.Target == m.Target {
 			return fmt.Errorf("two mounts at %s", m.Target)
@@ -179,6 +183,19 @@ func (l *mountList) Set(s string) error {
 	}
 	*l = append(*l, m)
 	return nil
+}
+
+// volumeFlag is --volume, whose mounts go where those of --mount do.
+type volumeFlag struct{ to *mountList }
+
+func (f volumeFlag) Type() string   { return "volume" }
+func (f volumeFlag) String() string { return "" }
+func (f volumeFlag) Set(s string) error {
+	m, err := parseVolume(s)
+	if err != nil {
+		return err
+	}
+	return f.to.add(m)
 }
 
 // waitFlags are --detach and --timeout.

@@ -81,7 +81,10 @@ func ask(r raftstore.Reader, service string, revision uint64) (*placement.Cluste
 		}
 		var req *placement.Request
 		if rev, ok := schedstore.Revisions.Get(r, id); ok {
-			req, _ = placement.Compile(service, revision, rev.GetSpec(), meshstore.NodeFeature(r)) // what does not compile is not placed
+			if req, _ = placement.Compile(service, revision, rev.GetSpec(), meshstore.NodeFeature(r)); req != nil { // what does not compile is not placed
+				svc, _ := schedstore.Services.Get(r, service)
+				req.Have(schedstore.VolumesOf(r, rev.GetSpec().GetContainer()), !spec.PerNode(svc.GetSpec()))
+			}
 		}
 		requests[id] = req
 		return req

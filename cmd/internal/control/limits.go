@@ -98,6 +98,8 @@ const (
 	// maxUsers the services that are told of one.
 	maxNetworks = 100
 	maxUsers    = 100
+	// maxVolumes bounds the volumes of one prune.
+	maxVolumes = 1000
 	// maxNamed is how many things a warning names.
 	maxNamed = 3
 	// shownHash is how much is shown of a hash in hex.

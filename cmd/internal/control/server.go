@@ -138,6 +138,7 @@ type Server struct {
 	controlpb.UnimplementedApprovalsServer
 	controlpb.UnimplementedImagePolicyServer
 	controlpb.UnimplementedPlacementServer
+	controlpb.UnimplementedVolumesServer
 	controlpb.AuthorityServer
 	c Config
 	// chain is held while a compliance report is signed and put behind the one before.
@@ -162,6 +163,7 @@ func Register(srv *grpc.Server, s *Server) {
 	controlpb.RegisterApprovalsServer(srv, s)
 	controlpb.RegisterImagePolicyServer(srv, s)
 	controlpb.RegisterPlacementServer(srv, s)
+	controlpb.RegisterVolumesServer(srv, s)
 }
 
 // New returns a server.

@@ -14,7 +14,7 @@ import (
 
 // eventTypes are those that Docker has, too. Of tasks and of what is Redoubt's own
 // `redoubt events` tells.
-var eventTypes = []string{"config", "network", "node", "secret", "service"}
+var eventTypes = []string{"config", "network", "node", "secret", "service", "volume"}
 
 // events streams what happens, one JSON object after the other.
 func (s *Server) events(q *request) (any, error) {
@@ -72,7 +72,7 @@ func (f filters) event(e *controlpb.Event) bool {
 		return false
 	}
 	named := false
-	for _, kind := range slices.Concat(eventTypes, []string{"container", "daemon", "image", "plugin", "volume"}) {
+	for _, kind := range slices.Concat(eventTypes, []string{"container", "daemon", "image", "plugin"}) {
 		if len(f[kind]) == 0 {
 			continue
 		}

@@ -233,7 +233,7 @@ func TestStates(t *testing.T) {
 func TestElsewhere(t *testing.T) {
 	g := serve(t, "active")
 	for _, path := range []string{"POST /containers/create", "GET /containers/json", "GET /images/json", "POST /build", "POST /v1.44/exec/x/start", "POST /auth", "GET /system/df",
-		"POST /volumes/create", "GET /volumes/x", "GET /plugins", "POST /networks/prune", "POST /networks/x/connect", "POST /session", "POST /commit", "GET /distribution/x"} {
+		"PUT /volumes/x", "GET /plugins", "POST /networks/prune", "POST /networks/x/connect", "POST /session", "POST /commit", "GET /distribution/x"} {
 		method, p, _ := strings.Cut(path, " ")
 		g.refused(501, "is not answered by Redoubt. ", method, p, "")
 	}
@@ -304,6 +304,57 @@ func TestFilters(t *testing.T) {
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s: %v, want %s", filter, got, want)
 		}
+	}
+}
+
+// TestVolumes: made once, or found where it is as it is wanted; listed, pruned and removed
+// as Docker does.
+func TestVolumes(t *testing.T) {
+	g := serve(t, "active")
+	var v struct {
+		Name, Driver, Scope, CreatedAt, Mountpoint string
+		Labels, Options                            map[string]string
+	}
+	g.ok("POST", "/volumes/create", `{"Name":"db","Driver":"local","DriverOpts":{"size":"1GiB"},"Labels":{"a":"b"}}`, &v)
+	if v.Name != "db" || v.Driver != "local" || v.Scope != "local" || v.Labels["a"] != "b" || v.Options["size"] != "1GiB" || v.Mountpoint != "" || v.CreatedAt == "" {
+		t.Errorf("made: %+v", v)
+	}
+	g.ok("POST", "/volumes/create", `{"Name":"db"}`, &v)
+	g.refused(409, "its options are size=1GiB, and not size=2GiB", "POST", "/volumes/create", `{"Name":"db","DriverOpts":{"size":"2GiB"}}`)
+	g.refused(400, "a volume has a name here", "POST", "/volumes/create", `{}`)
+	g.refused(501, "ClusterVolumeSpec", "POST", "/volumes/create", `{"Name":"x","ClusterVolumeSpec":{"Group":"g"}}`)
+	g.ok("POST", "/volumes/create", `{"Name":"spare","Driver":"local","Labels":{"keep":"yes"}}`, nil)
+	g.ok("POST", "/services/create", strings.Replace(webSpec, `"Image":"app:1"`, `"Image":"app:1","Mounts":[{"Source":"db","Target":"/data"}]`, 1), nil)
+	for filter, want := range map[string]string{``: "db spare", `{"dangling":["true"]}`: "spare", `{"dangling":{"0":true}}`: "db", `{"label":["a"]}`: "db", `{"name":["sp"]}`: "spare", `{"driver":["nfs"]}`: ""} {
+		var all struct{ Volumes []struct{ Name string } }
+		g.ok("GET", "/volumes?filters="+filter, "", &all)
+		var got []string
+		for _, v := range all.Volumes {
+			got = append(got, v.Name)
+		}
+		if slices.Sort(got); strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", filter, got, want)
+		}
+	}
+	g.refused(409, "volume db is in use by service web", "DELETE", "/volumes/db", "")
+	g.refused(404, "get none: no such volume", "DELETE", "/volumes/none", "")
+	g.refused(404, "get none: no such volume", "GET", "/volumes/none", "")
+	g.ok("DELETE", "/volumes/none?force=1", "", nil)
+	var pruned struct{ VolumesDeleted []string }
+	for _, step := range []struct{ path, want string }{
+		{"/v1.44/volumes/prune", ""}, {`/v1.44/volumes/prune?filters={"all":["true"],"label!":["keep"]}`, ""},
+		{`/v1.44/volumes/prune?filters={"all":["true"],"label":["keep=yes"]}`, "spare"}, {"/v1.41/volumes/prune", ""},
+	} {
+		g.ok("POST", step.path, "", &pruned)
+		if got := strings.Join(pruned.VolumesDeleted, " "); got != step.want {
+			t.Errorf("%s: %q, want %q", step.path, got, step.want)
+		}
+	}
+	g.ok("DELETE", "/services/web", "", nil)
+	g.ok("GET", "/volumes/db", "", &v)
+	g.ok("POST", "/v1.41/volumes/prune", "", &pruned)
+	if !slices.Equal(pruned.VolumesDeleted, []string{"db"}) {
+		t.Errorf("pruned by an old client: %v", pruned)
 	}
 }
 

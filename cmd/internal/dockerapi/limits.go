@@ -24,6 +24,12 @@ const (
 	// infoPatience bounds what info waits for the cluster: it is to say where it is wrong.
 	infoPatience = 10 * time.Second
 
+	// deletePatience bounds what the removal of a volume waits for nodes to delete its data,
+	// and maxPruned how many volumes are asked to be removed at a time; the leader refuses
+	// more.
+	deletePatience = 20 * time.Second
+	maxPruned      = 1000
+
 	// onceFor is for how long a key or a token that was made waits for the request that
 	// fetches it, and maxOnce how many do at a time.
 	onceFor = time.Minute

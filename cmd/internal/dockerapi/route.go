@@ -66,6 +66,10 @@ var routes = []route{
 	{pattern: "DELETE /networks/{id}", manager: true, handle: (*Server).networkRemove},
 
 	{pattern: "GET /volumes", manager: true, handle: (*Server).volumes},
+	{pattern: "GET /volumes/{name}", manager: true, handle: (*Server).volume},
+	{pattern: "POST /volumes/create", manager: true, handle: (*Server).volumeCreate},
+	{pattern: "POST /volumes/prune", manager: true, handle: (*Server).volumesPrune},
+	{pattern: "DELETE /volumes/{name}", manager: true, handle: (*Server).volumeRemove},
 }
 
 // parts of the API that are not the cluster's, and what to use in their place.
@@ -77,7 +81,7 @@ var parts = map[string]string{
 	"session":      "Nothing is built here: build with docker or buildah elsewhere and give the image to a registry.",
 	"grpc":         "Nothing is built here: build with docker or buildah elsewhere and give the image to a registry.",
 	"commit":       "Images are not made of containers here: build them elsewhere and give them to a registry.",
-	"volumes":      "Volumes by name are not there yet: mount a directory (--mount type=bind) or memory (--mount type=tmpfs).",
+	"volumes":      "Volumes are made and removed, and never changed: make another one.",
 	"plugins":      "There are no plugins: networks of other kinds come by CNI (`redoubt network create --driver cni`).",
 	"auth":         "Credentials for a registry are secrets here: `redoubt secret create --registry HOST --username NAME`.",
 	"system":       "What images and containers occupy is told by node: `redoubt node inspect NODE`.",

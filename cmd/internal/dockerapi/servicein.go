@@ -218,23 +218,34 @@ func fromMount(m *mount.Mount, was []*taskpb.Mount) (*taskpb.Mount, error) {
 	out := &taskpb.Mount{}
 	if i := slices.IndexFunc(was, func(w *taskpb.Mount) bool { return w.GetTarget() == m.Target }); i >= 0 {
 		out = proto.CloneOf(was[i])
-		out.TmpfsSize, out.TmpfsMode = 0, 0
+		out.TmpfsSize, out.TmpfsMode, out.Volume, out.Bind = 0, 0, nil, nil
 	}
+	out.Source, out.Target, out.ReadOnly = take(&m.Source), take(&m.Target), take(&m.ReadOnly)
 	switch kind := take(&m.Type); kind {
 	case mount.TypeBind:
 		out.Type = taskpb.Mount_TYPE_BIND
 		if b := m.BindOptions; b != nil && b.Propagation == mount.PropagationRPrivate {
-			b.Propagation = ""
+			out.Bind = &taskpb.BindOptions{Propagation: string(take(&b.Propagation))}
 		}
 	case mount.TypeTmpfs:
 		out.Type = taskpb.Mount_TYPE_TMPFS
 		if o := m.TmpfsOptions; o != nil {
 			out.TmpfsSize, out.TmpfsMode = take(&o.SizeBytes), uint32(take(&o.Mode))
 		}
+	case mount.TypeVolume, "":
+		if out.Source == "" {
+			return nil, badRequest("the mount at %s is a volume without a name: give it one, else no task finds its data again", out.Target)
+		}
+		out.Type, out.Volume, out.Source = taskpb.Mount_TYPE_VOLUME, &taskpb.VolumeUse{Name: out.Source}, ""
+		if o := m.VolumeOptions; o != nil {
+			out.Volume.NoCopy, out.Volume.Labels, out.Volume.Subpath = take(&o.NoCopy), take(&o.Labels), take(&o.Subpath)
+			if d := o.DriverConfig; d != nil {
+				out.Volume.Driver, out.Volume.Options = take(&d.Name), take(&d.Options)
+			}
+		}
 	default:
-		return nil, notHere("a mount of type %q is not there yet: use bind or tmpfs", cmp.Or(kind, mount.TypeVolume))
+		return nil, notHere("a mount of type %q is not supported here: use volume, bind or tmpfs", kind)
 	}
-	out.Source, out.Target, out.ReadOnly = take(&m.Source), take(&m.Target), take(&m.ReadOnly)
 	return out, untranslated("TaskTemplate.ContainerSpec.Mounts", m)
 }
 

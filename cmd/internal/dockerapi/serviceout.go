@@ -105,10 +105,25 @@ func number(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
 func toMount(m *taskpb.Mount) mount.Mount {
 	out := mount.Mount{Type: mount.TypeBind, Source: m.GetSource(), Target: m.GetTarget(), ReadOnly: m.GetReadOnly()}
-	if m.GetType() == taskpb.Mount_TYPE_TMPFS {
+	switch m.GetType() {
+	case taskpb.Mount_TYPE_TMPFS:
 		out.Type = mount.TypeTmpfs
 		if m.GetTmpfsSize() != 0 || m.GetTmpfsMode() != 0 {
 			out.TmpfsOptions = &mount.TmpfsOptions{SizeBytes: m.GetTmpfsSize(), Mode: os.FileMode(m.GetTmpfsMode())}
+		}
+	case taskpb.Mount_TYPE_VOLUME:
+		u := m.GetVolume()
+		out.Type, out.Source = mount.TypeVolume, u.GetName()
+		o := &mount.VolumeOptions{NoCopy: u.GetNoCopy(), Labels: u.GetLabels(), Subpath: u.GetSubpath()}
+		if u.GetDriver() != "" || len(u.GetOptions()) > 0 {
+			o.DriverConfig = &mount.Driver{Name: u.GetDriver(), Options: u.GetOptions()}
+		}
+		if o.DriverConfig != nil || o.NoCopy || o.Subpath != "" || len(o.Labels) > 0 {
+			out.VolumeOptions = o
+		}
+	default:
+		if p := m.GetBind().GetPropagation(); p != "" {
+			out.BindOptions = &mount.BindOptions{Propagation: mount.Propagation(p)}
 		}
 	}
 	return out

@@ -12,11 +12,11 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
-	"github.com/moby/moby/api/types/volume"
 	"golang.org/x/sys/unix"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	redoubt "github.com/redoubt-cluster/redoubt/internal/version"
+	"github.com/redoubt-cluster/redoubt/scheduler/volumes"
 )
 
 // server is how the gateway names itself.
@@ -96,7 +96,7 @@ func (s *Server) info(q *request) (any, error) {
 		ServerVersion: redoubt.String(), SystemTime: time.Now().UTC().Format(time.RFC3339Nano), NCPU: runtime.NumCPU(),
 		LoggingDriver: "json-file", SecurityOptions: []string{"name=seccomp,profile=builtin", "name=no-new-privileges"}, DefaultRuntime: "runc",
 		MemoryLimit: true, PidsLimit: true, IPv4Forwarding: true,
-		Plugins: system.PluginsInfo{Network: []string{"bridge", "host", "macvlan", "none", "overlay"}, Log: []string{"json-file"}},
+		Plugins: system.PluginsInfo{Volume: []string{volumes.Local}, Network: []string{"bridge", "host", "macvlan", "none", "overlay"}, Log: []string{"json-file"}},
 		Swarm:   swarm.Info{NodeID: self.NodeID, LocalNodeState: self.state(), ControlAvailable: self.controls(), Error: self.Message},
 	}
 	out.Swarm.NodeAddr = host(self.Address)
@@ -137,12 +137,4 @@ func host(address string) string {
 		return h
 	}
 	return address
-}
-
-// volumes are none: there are no volumes by name.
-func (s *Server) volumes(q *request) (any, error) {
-	if _, err := readFilters(q.Request, "dangling", "driver", "label", "name"); err != nil {
-		return nil, err
-	}
-	return volume.ListResponse{Volumes: []volume.Volume{}, Warnings: []string{}}, nil
 }

@@ -262,15 +262,16 @@ func (d *dockerStory) unsupported() {
 	d.t.Helper()
 	for flags, want := range map[string]string{
 		"--log-driver syslog":                                       "LogDriver",
-		"--mount type=volume,source=a,target=/b":                    "mount of type \"volume\"",
 		"--mode replicated-job --publish 80:80":                     "ports in mode ingress",
+		"--mount type=cluster,source=a,target=/b":                   "mount of type \"cluster\"",
+		"--mount source=a,target=/b,volume-opt=type=nfs":            "mounts something of elsewhere",
 		"--no-resolve-image --with-registry-auth --network nowhere": "network nowhere not found",
 		"--oom-score-adj 100":                                       "OomScoreAdj",
 	} {
 		d.refuses("service create --detach --name x "+flags+" "+image, want)
 	}
 	for line, want := range map[string]string{
-		"ps": "Containers are tasks of services here", "images": "Images are the nodes' own", "volume create a": "is not answered by Redoubt",
+		"ps": "Containers are tasks of services here", "images": "Images are the nodes' own", "volume create --driver nfs a": "there is no volume driver",
 		"system df": "redoubt node inspect", "build -q /var/empty": "", "login --username a --password b registry.example": "redoubt secret create --registry",
 		"service create --detach --name x " + "redoubt.lab/none:1": "", "swarm update --task-history-limit 3": "TaskHistoryRetentionLimit",
 	} {

@@ -24,8 +24,10 @@ services:
   db:
     image: ` + image + `
     networks: [back]
+    volumes: [data:/data]
     deploy: {mode: global, placement: {constraints: [node.role==worker]}}
 networks: {back: {}}
+volumes: {data: {labels: {tier: back}}}
 secrets: {pw: {file: ./pw}}
 configs: {conf: {file: ./conf}}
 `
@@ -39,7 +41,7 @@ func TestDockerStack(t *testing.T) {
 	d := newDockerStory(t, c)
 	dir := t.TempDir()
 	for name, text := range map[string]string{"pw": "hunter2", "conf": "colour=red\n", "two.yml": strings.Replace(dockerStack, "REPLICAS", "2", 1), "three.yml": strings.Replace(dockerStack, "REPLICAS", "3", 1),
-		"bad.yml": "services: {web: {image: " + image + ", volumes: [data:/data]}}\nvolumes: {data: {}}\n"} {
+		"bad.yml": "services: {web: {image: " + image + ", logging: {driver: syslog}}}\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -76,9 +78,15 @@ func TestDockerStack(t *testing.T) {
 	d.says(deploy+"/three.yml shop", "")
 	d.says("config inspect --pretty shop_conf", "colour=blue")
 	replicas("shop_db global 2/2\nshop_web replicated 3/3\n")
-	d.refuses(deploy+"/bad.yml other", "mount of type \"volume\"")
+	d.refuses(deploy+"/bad.yml other", "LogDriver")
+	d.says("volume ls --format '{{.Driver}} {{.Name}}' --filter label=com.docker.stack.namespace=shop", "^local shop_data\n$")
+	d.refuses("volume rm shop_data", "volume shop_data is in use by service shop_db")
 	d.says("stack rm other shop", `(?s)Removing service shop_web.*Removing secret shop_pw.*Removing config shop_conf.*Removing network shop_back`)
 	for _, list := range []string{"service ls -q", "secret ls -q", "config ls -q", "stack ls --format '{{.Name}}'", "network ls -q --filter label=com.docker.stack.namespace=shop"} {
 		d.says(list, "^$")
 	}
+	// Data is nobody's to lose by the end of a stack.
+	d.says("volume inspect --format '{{.Name}} {{.Labels.tier}}' shop_data", "^shop_data back\n$")
+	d.says("volume rm shop_data", "^shop_data\n$")
+	d.says("volume ls -q", "^$")
 }

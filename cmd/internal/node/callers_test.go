@@ -54,6 +54,7 @@ var wayOf = map[string]string{
 	"redoubt.control.v1.Compliance":         pki.ALPNLocal,
 	"redoubt.control.v1.ImagePolicy":        pki.ALPNLocal,
 	"redoubt.control.v1.Placement":          pki.ALPNLocal,
+	"redoubt.control.v1.Volumes":            pki.ALPNLocal,
 	"redoubt.control.v1.Bootstrap":          "api.sock",
 	"redoubt.control.v1.CallStream":         "api.sock",
 	"redoubt.rund.v1.Rund":                  "rund.sock",
@@ -237,9 +238,9 @@ var golden = map[authzpb.Caller]string{
 	authzpb.Caller_CALLER_BOOT:               "pki.Lock control.Unlocking",
 	authzpb.Caller_CALLER_EXPIRED_WORKER:     "pki.Renew",
 	authzpb.Caller_CALLER_DEMOTED_MANAGER:    "pki.Membership.Demoted",
-	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
-	authzpb.Caller_CALLER_PERSON:             "pki.PersonRenewal control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
-	authzpb.Caller_CALLER_LOCAL_USER:         "control.CallStream control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement",
+	authzpb.Caller_CALLER_MANAGER_LOCAL_ROOT: "control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement control.Volumes",
+	authzpb.Caller_CALLER_PERSON:             "pki.PersonRenewal control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement control.Volumes",
+	authzpb.Caller_CALLER_LOCAL_USER:         "control.CallStream control.Access control.Control control.Execs control.Slots control.Secrets control.Identities control.Authority control.Revocation control.Admission control.Audit control.People control.Compliance control.Waivers control.ImagePolicy control.Approvals control.Placement control.Volumes",
 	authzpb.Caller_CALLER_NODE_LOCAL_ROOT:    "control.Bootstrap control.CallStream control.Shares",
 }
 

@@ -109,6 +109,10 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		{"Secrets.UpdateConfig", &controlpb.UpdateConfigRequest{Config: "conf", Data: []byte("hunter2, again")}},
 		{"Secrets.RollbackFile", &controlpb.RollbackFileRequest{Name: "conf", Config: true}},
 		{"Control.RemoveConfig", &controlpb.RemoveConfigRequest{Config: "conf"}},
+		{"Volumes.CreateVolume", &controlpb.CreateVolumeRequest{Spec: &taskpb.VolumeSpec{Name: "db"}}},
+		{"Volumes.RemoveVolume", &controlpb.RemoveVolumeRequest{Volume: "db"}},
+		{"Volumes.CreateVolume", &controlpb.CreateVolumeRequest{Spec: &taskpb.VolumeSpec{Name: "logs"}}},
+		{"Volumes.PruneVolumes", &controlpb.PruneVolumesRequest{}},
 		{"Control.CreateNetwork", &controlpb.CreateNetworkRequest{Spec: &meshpb.NetworkSpec{Name: "net", DefaultDeny: true}}},
 		{"Control.CreatePolicy", &controlpb.CreatePolicyRequest{Spec: &meshpb.PolicySpec{Name: "pol", Network: "net", Rules: []*meshpb.PolicyRule{{FromService: "web", ToService: "web"}}}}},
 		{"Control.RemovePolicy", &controlpb.RemovePolicyRequest{Policy: "pol"}},
@@ -167,6 +171,15 @@ func TestEveryChangeIsRecorded(t *testing.T) {
 		}
 		if b, ok := c.request.(*controlpb.RollbackServiceRequest); ok {
 			w.formerService(t, b)
+		}
+		if r, ok := c.request.(*controlpb.PruneVolumesRequest); ok {
+			if err := w.m.store.View(func(tx *raftstore.ReadTx) error {
+				v, err := schedstore.ResolveVolume(tx, "logs")
+				r.Volumes = []string{v.GetId()}
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if r, ok := c.request.(*controlpb.RemoveWaiverRequest); ok {
 			if err := w.m.store.View(func(tx *raftstore.ReadTx) error {

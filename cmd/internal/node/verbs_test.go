@@ -19,6 +19,11 @@ func TestRequestsDecide(t *testing.T) {
 		{"Control.CreateService", `spec {name: "web"}`, "service.create Service spec"},
 		{"Control.CreateService", `spec {name: "web" task {container {secrets {source: "key"} secrets {source: "cert"} secrets {source: "key"} registry_auth: "pull"} networks {network: "front"}}}`,
 			"service.create Service spec, secret.use Secret key, secret.use Secret cert, secret.use Secret pull, network.use Network front"},
+		// A bind mount names no volume.
+		{"Control.CreateService", `spec {name: "web" task {container {mounts {type: TYPE_VOLUME volume {name: "db"}} mounts {type: TYPE_BIND source: "/srv"} mounts {type: TYPE_VOLUME volume {name: "logs" labels {key: "a" value: "b"}}}}}}`,
+			"service.create Service spec, volume.use Volume db, volume.use Volume logs"},
+		{"Volumes.PruneVolumes", `volumes: "a" volumes: "b"`, "volume.prune Volume a, volume.prune Volume b"},
+		{"Volumes.CreateVolume", `spec {name: "db"}`, "volume.create Volume spec"},
 		{"Control.UpdateService", `service: "web" spec {name: "api"}`, "service.update Service web, service.update Service spec"},
 		{"Control.UpdateService", `service: "web" spec {name: "web" task {priority: 5}}`,
 			"service.update Service web, service.prioritize Service web, service.update Service spec, service.prioritize Service spec"},

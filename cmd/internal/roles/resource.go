@@ -38,7 +38,7 @@ func (r Resource) String() string {
 }
 
 var kindWords = map[string]string{
-	"Service": "service", "Node": "node", "Config": "config", "Secret": "secret", "Network": "network", "NetworkPolicy": "network policy",
+	"Service": "service", "Node": "node", "Config": "config", "Secret": "secret", "Network": "network", "NetworkPolicy": "network policy", "Volume": "volume",
 }
 
 // ResourceOf finds what an act is done to. What does not exist has the name that
@@ -98,6 +98,10 @@ func found(r raftstore.Reader, kind, ref string) Resource {
 	case "Network":
 		if n, err := meshstore.ResolveNetwork(r, ref); err == nil {
 			spec = n.GetSpec()
+		}
+	case "Volume":
+		if v, err := schedstore.ResolveVolume(r, ref); err == nil {
+			spec = v.GetSpec()
 		}
 	case "NetworkPolicy":
 		if p, err := meshstore.ResolvePolicy(r, ref); err == nil {

@@ -96,6 +96,9 @@ func (a *Applier) step(ctx context.Context, s Step, out *Applied) (remarks []str
 	case KindNetwork:
 		r, err := a.API.CreateNetwork(ctx, &controlpb.CreateNetworkRequest{Spec: s.network})
 		return r.GetWarnings(), err
+	case KindVolume:
+		r, err := a.API.CreateVolume(ctx, &controlpb.CreateVolumeRequest{Spec: s.volume})
+		return r.GetWarnings(), err
 	case KindPolicy:
 		if s.Action == Replace {
 			if _, err := a.API.RemovePolicy(ctx, &controlpb.RemovePolicyRequest{Policy: s.id}); err != nil {

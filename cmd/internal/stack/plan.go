@@ -16,6 +16,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/pki/audit"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/volumes"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
@@ -39,6 +40,7 @@ type Kind string
 // Kinds.
 const (
 	KindNetwork Kind = "network"
+	KindVolume  Kind = "volume"
 	KindSecret  Kind = "secret"
 	KindConfig  Kind = "config"
 	KindPolicy  Kind = "policy"
@@ -56,6 +58,7 @@ type Step struct {
 
 	id      string
 	network *meshpb.NetworkSpec
+	volume  *taskpb.VolumeSpec
 	policy  *meshpb.PolicySpec
 	coming  bool // all services that the policy names are wanted
 	secret  Secret
@@ -126,6 +129,9 @@ func Make(want *Stack, have *Cluster, o Options) (*Plan, error) {
 	for _, n := range want.Networks {
 		p.network(n)
 	}
+	for _, v := range want.Volumes {
+		p.volume(v)
+	}
 	for _, s := range want.Secrets {
 		p.secret(s)
 	}
@@ -189,6 +195,26 @@ func (p *planner) network(want *meshpb.NetworkSpec) {
 		}
 		if c := changes(have.GetSpec(), normal); len(c) > 0 {
 			p.refuse("network %s is there and otherwise (%s): a network never changes; remove it with what is on it (redoubt stack rm %s), or give it another name", want.GetName(), strings.Join(c, "; "), p.want.Name)
+			return
+		}
+		s.Action, s.id = Keep, have.GetId()
+	}
+	p.add(s)
+}
+
+// volume is as network, but that nothing is said of removing what holds data.
+func (p *planner) volume(want *taskpb.VolumeSpec) {
+	s := Step{Action: Create, Kind: KindVolume, Name: want.GetName(), volume: want}
+	if have, ok := byName(p.have.Volumes, want.GetName()); ok {
+		switch c := changes(have.GetSpec(), volumes.Complete(want)); {
+		case have.GetRemovingSince() != 0:
+			p.refuse("volume %s is being removed: try again when it is gone (redoubt volume ls), or give it another name", s.Name)
+			return
+		case have.GetSpec().GetLabels()[Label] != p.want.Name:
+			p.refuse("volume %s is there already and not of this stack: say that it is external, or give it another name", s.Name)
+			return
+		case len(c) > 0:
+			p.refuse("volume %s is there and otherwise (%s): a volume never changes; write it as it is, or give it another name", s.Name, strings.Join(c, "; "))
 			return
 		}
 		s.Action, s.id = Keep, have.GetId()
@@ -324,6 +350,10 @@ func (p *planner) named(want *schedulerpb.ServiceSpec) {
 	for _, u := range t.GetNetworks() {
 		_, there := byName(p.have.Networks, u.GetNetwork())
 		missing(KindNetwork, u.GetNetwork(), there, slices.ContainsFunc(p.want.Networks, func(n *meshpb.NetworkSpec) bool { return n.GetName() == u.GetNetwork() }))
+	}
+	for _, u := range volumes.Uses(t.GetContainer()) {
+		_, there := byName(p.have.Volumes, u.GetName())
+		missing(KindVolume, u.GetName(), there, slices.ContainsFunc(p.want.Volumes, func(v *taskpb.VolumeSpec) bool { return v.GetName() == u.GetName() }))
 	}
 	secret := func(name string) {
 		_, there := byName(p.have.Secrets, name)

@@ -23,13 +23,15 @@ func shop() *Stack {
 	return &Stack{
 		Name:     "shop",
 		Networks: []*meshpb.NetworkSpec{{Name: "shop_back", Labels: ours(), DefaultDeny: true}},
+		Volumes:  []*taskpb.VolumeSpec{{Name: "shop_data", Driver: "local", Labels: ours(), Options: map[string]string{"size": "1GiB"}}},
 		Secrets:  []Secret{{&secretspb.SecretSpec{Name: "shop_tok", Labels: ours(), Kind: secretspb.SecretKind_SECRET_KIND_FILE}, []byte("abc")}},
 		Configs:  []*secretspb.ConfigSpec{{Name: "shop_site", Labels: ours(), Data: []byte("hello")}},
 		Policies: []*meshpb.PolicySpec{{Name: "shop_p", Labels: ours(), Network: "shop_back", Rules: []*meshpb.PolicyRule{{FromService: "shop_web", ToService: "shop_web"}}}},
 		Services: []*schedulerpb.ServiceSpec{{Name: "shop_web", Labels: ours(), Task: &taskpb.TaskSpec{
-			Container: &taskpb.ContainerSpec{Image: "web:1", Secrets: []*taskpb.FileUse{use("shop_tok")}, Configs: []*taskpb.FileUse{use("shop_site")}},
-			Networks:  []*taskpb.NetworkUse{{Network: "shop_back", Aliases: []string{"web"}}, {Network: "public"}},
-			Ports:     []*taskpb.Port{{Target: 80}},
+			Container: &taskpb.ContainerSpec{Image: "web:1", Secrets: []*taskpb.FileUse{use("shop_tok")}, Configs: []*taskpb.FileUse{use("shop_site")},
+				Mounts: []*taskpb.Mount{{Type: taskpb.Mount_TYPE_VOLUME, Target: "/data", Volume: &taskpb.VolumeUse{Name: "shop_data"}}, {Type: taskpb.Mount_TYPE_VOLUME, Target: "/theirs", Volume: &taskpb.VolumeUse{Name: "theirs"}}}},
+			Networks: []*taskpb.NetworkUse{{Network: "shop_back", Aliases: []string{"web"}}, {Network: "public"}},
+			Ports:    []*taskpb.Port{{Target: 80}},
 		}}},
 	}
 }
@@ -44,6 +46,9 @@ func stored(t *testing.T, s *Stack, key FingerprintKey) *Cluster {
 			t.Fatal(err)
 		}
 		c.Networks = append(c.Networks, &meshpb.Network{Id: ident.New(), Spec: normal})
+	}
+	for _, v := range append([]*taskpb.VolumeSpec{{Name: "theirs", Driver: "local"}}, s.Volumes...) {
+		c.Volumes = append(c.Volumes, &schedulerpb.Volume{Id: ident.New(), Spec: v})
 	}
 	for _, x := range s.Secrets {
 		o := &secretspb.Secret{Id: ident.New(), Spec: x.Spec, Current: 1}
@@ -86,8 +91,8 @@ func TestPlan(t *testing.T) {
 		want   string // steps, or "!" and the error
 	}{
 		{name: "all is there", change: func(*Stack, *Cluster) {}},
-		{"nothing is there", func(_ *Stack, c *Cluster) { *c = Cluster{Networks: c.Networks[:1]} }, false,
-			"create network shop_back, create secret shop_tok, create config shop_site, create policy shop_p, create service shop_web"},
+		{"nothing is there", func(_ *Stack, c *Cluster) { *c = Cluster{Networks: c.Networks[:1], Volumes: c.Volumes[:1]} }, false,
+			"create network shop_back, create volume shop_data, create secret shop_tok, create config shop_site, create policy shop_p, create service shop_web"},
 		{"an image", func(s *Stack, _ *Cluster) { s.Services[0].Task.Container.Image = "web:2" }, false, "update service shop_web"},
 		{"replicas", func(s *Stack, _ *Cluster) {
 			s.Services[0].Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 3}}
@@ -104,6 +109,13 @@ func TestPlan(t *testing.T) {
 		{"less", func(s *Stack, _ *Cluster) { s.Services, s.Policies = nil, nil }, false, "leave service shop_web, leave policy shop_p"},
 		{"less, pruned", func(s *Stack, _ *Cluster) { s.Services, s.Policies = nil, nil }, true, "remove service shop_web, remove policy shop_p"},
 		{"another network", func(s *Stack, _ *Cluster) { s.Networks[0].Internal = true }, false, "!network shop_back is there and otherwise (internal: "},
+		{"another volume", func(s *Stack, _ *Cluster) { s.Volumes[0].Options = nil }, false, "!volume shop_data is there and otherwise (options["},
+		{"a volume of nobody", func(_ *Stack, c *Cluster) { c.Volumes[1].Spec.Labels = nil }, false, "!volume shop_data is there already and not of this stack: say that it is external"},
+		{"a volume that goes", func(_ *Stack, c *Cluster) { c.Volumes[1].RemovingSince = 1 }, false, "!volume shop_data is being removed"},
+		{"a volume that is nowhere", func(_ *Stack, c *Cluster) { c.Volumes = c.Volumes[1:] }, false, "!service shop_web: there is no volume theirs: make it first (redoubt volume create)"},
+		{"less volumes, pruned", func(s *Stack, _ *Cluster) {
+			s.Volumes, s.Services[0].Task.Container.Mounts = nil, s.Services[0].Task.Container.Mounts[1:]
+		}, true, "update service shop_web"},
 		{"another label", func(s *Stack, _ *Cluster) {
 			s.Secrets[0].Spec = proto.CloneOf(s.Secrets[0].Spec)
 			s.Secrets[0].Spec.Labels["a"] = "b"

@@ -9,8 +9,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
-// Read reads what there is, with the data of those configs that want has, too. want
-// may be nil.
+// Read reads what there is, with the data of those configs that want has, too, and
+// volumes where it has some. want may be nil.
 func Read(ctx context.Context, api *apiclient.Client, want *Stack) (*Cluster, error) {
 	c := &Cluster{}
 	services, err := api.ListServices(ctx, &controlpb.ListServicesRequest{})
@@ -26,6 +26,15 @@ func Read(ctx context.Context, api *apiclient.Client, want *Stack) (*Cluster, er
 	}
 	for _, v := range networks {
 		c.Networks = append(c.Networks, v.GetNetwork())
+	}
+	if want != nil && want.usesVolumes() {
+		all, err := api.ListVolumes(ctx, nil)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range all {
+			c.Volumes = append(c.Volumes, v.GetVolume())
+		}
 	}
 	policies, err := api.ListPolicies(ctx, nil)
 	if err != nil {

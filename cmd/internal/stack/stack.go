@@ -1,4 +1,4 @@
-// Package stack is what a stack is to the cluster: networks, secrets, configs,
+// Package stack is what a stack is to the cluster: networks, volumes, secrets, configs,
 // network policies and services that carry its label, and what has to be done so
 // that the cluster has them as they are wanted.
 //
@@ -20,12 +20,15 @@ package stack
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/volumes"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 )
 
@@ -33,10 +36,11 @@ import (
 const Label = spec.StackLabel
 
 // Stack is what is wanted. Names in it are whole, with the stack's; services name
-// networks, secrets and configs so, whether they are of the stack or not.
+// networks, volumes, secrets and configs so, whether they are of the stack or not.
 type Stack struct {
 	Name     string
 	Networks []*meshpb.NetworkSpec
+	Volumes  []*taskpb.VolumeSpec
 	Secrets  []Secret
 	Configs  []*secretspb.ConfigSpec
 	Policies []*meshpb.PolicySpec
@@ -74,13 +78,16 @@ func CheckName(name string) error {
 type Cluster struct {
 	Services []*schedulerpb.Service
 	Networks []*meshpb.Network
+	// Volumes are there where the wanted services have some.
+	Volumes  []*schedulerpb.Volume
 	Policies []*meshpb.Policy
 	Secrets  []*secretspb.Secret
 	// Configs of the wanted names have their data, others need not.
 	Configs []*secretspb.Config
 }
 
-// Of is what carries a stack's label.
+// Of is what carries a stack's label. Volumes are not among it: their data is for
+// somebody to remove who says so.
 func (c *Cluster) Of(stack string) *Cluster {
 	return &Cluster{
 		Services: labelled(c.Services, stack), Networks: labelled(c.Networks, stack), Policies: labelled(c.Policies, stack),
@@ -122,4 +129,9 @@ func byName[O object[S], S described](all []O, name string) (found O, ok bool) {
 		}
 	}
 	return found, false
+}
+
+// usesVolumes reports whether the stack has volumes, or its services name some.
+func (s *Stack) usesVolumes() bool {
+	return len(s.Volumes) > 0 || slices.ContainsFunc(s.Services, func(sp *schedulerpb.ServiceSpec) bool { return len(volumes.Uses(sp.GetTask().GetContainer())) > 0 })
 }

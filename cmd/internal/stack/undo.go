@@ -15,7 +15,7 @@ import (
 // version that they had, services that were updated the specification that they had,
 // and those that were created are removed. It returns what it did, in words. What
 // somebody else changed since stays as they left it, and is an error that says so.
-// Networks, and what was created for services, stay: nothing runs for them.
+// Networks, volumes, and what was created for services, stay: nothing runs for them.
 func (a *Applier) Undo(ctx context.Context, done *Applied) (did []string, _ error) {
 	var errs []error
 	fail := func(kind Kind, name string, err error) {

@@ -235,7 +235,7 @@ type Verb struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "noun.action" of lower-case letters and "-": "service.create".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What it is done to: Service, Node, Config, Secret, Network, NetworkPolicy.
+	// What it is done to: Service, Node, Config, Secret, Network, NetworkPolicy, Volume.
 	// Empty: the cluster.
 	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
 	// The field of the request that names it ("service", "spec.network"), or the

@@ -331,11 +331,13 @@ func (*ProbeRequest) Descriptor() ([]byte, []int) {
 }
 
 type ProbeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Runtime       string                 `protobuf:"bytes,1,opt,name=runtime,proto3" json:"runtime,omitempty"`
-	Features      []*taskpb.Feature      `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty"`
-	LoadedImages  map[string]string      `protobuf:"bytes,3,rep,name=loaded_images,json=loadedImages,proto3" json:"loaded_images,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Storage       *taskpb.Storage        `protobuf:"bytes,4,opt,name=storage,proto3" json:"storage,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Runtime      string                 `protobuf:"bytes,1,opt,name=runtime,proto3" json:"runtime,omitempty"`
+	Features     []*taskpb.Feature      `protobuf:"bytes,2,rep,name=features,proto3" json:"features,omitempty"`
+	LoadedImages map[string]string      `protobuf:"bytes,3,rep,name=loaded_images,json=loadedImages,proto3" json:"loaded_images,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Storage      *taskpb.Storage        `protobuf:"bytes,4,opt,name=storage,proto3" json:"storage,omitempty"`
+	// That are here, by id.
+	Volumes       []*taskpb.VolumeInstance `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +400,13 @@ func (x *ProbeResponse) GetStorage() *taskpb.Storage {
 	return nil
 }
 
+func (x *ProbeResponse) GetVolumes() []*taskpb.VolumeInstance {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Grows; an older generation is refused.
@@ -412,7 +421,10 @@ type ApplyRequest struct {
 	KeepNetworks bool `protobuf:"varint,4,opt,name=keep_networks,json=keepNetworks,proto3" json:"keep_networks,omitempty"`
 	// The cluster's image policy, as it was written; empty: it has none. It holds from
 	// now on, for all that is not created yet.
-	ImagePolicy   []byte `protobuf:"bytes,5,opt,name=image_policy,json=imagePolicy,proto3" json:"image_policy,omitempty"`
+	ImagePolicy []byte `protobuf:"bytes,5,opt,name=image_policy,json=imagePolicy,proto3" json:"image_policy,omitempty"`
+	// Ids of volumes whose data is to be deleted here. One that a task uses stays
+	// until it does no more and is named again.
+	RemoveVolumes []string `protobuf:"bytes,6,rep,name=remove_volumes,json=removeVolumes,proto3" json:"remove_volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -482,10 +494,19 @@ func (x *ApplyRequest) GetImagePolicy() []byte {
 	return nil
 }
 
+func (x *ApplyRequest) GetRemoveVolumes() []string {
+	if x != nil {
+		return x.RemoveVolumes
+	}
+	return nil
+}
+
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of networks, those that could not be made, with the reason.
 	NetworkErrors map[string]string `protobuf:"bytes,1,rep,name=network_errors,json=networkErrors,proto3" json:"network_errors,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Of remove_volumes, those that are still here, with the reason.
+	VolumeErrors  map[string]string `protobuf:"bytes,2,rep,name=volume_errors,json=volumeErrors,proto3" json:"volume_errors,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -527,6 +548,13 @@ func (x *ApplyResponse) GetNetworkErrors() map[string]string {
 	return nil
 }
 
+func (x *ApplyResponse) GetVolumeErrors() map[string]string {
+	if x != nil {
+		return x.VolumeErrors
+	}
+	return nil
+}
+
 type TaskDesired struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	TaskId      string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -550,6 +578,8 @@ type TaskDesired struct {
 	// What its container's templates say; absent: it has none. Recorded with the
 	// container.
 	Facts *taskpb.FileFacts `protobuf:"bytes,11,opt,name=facts,proto3" json:"facts,omitempty"`
+	// Those that its mounts name, one of each name. Recorded with the container.
+	Volumes []*taskpb.Volume `protobuf:"bytes,12,rep,name=volumes,proto3" json:"volumes,omitempty"`
 	// A redoubt.lock.v1.Signed: who wants it to run so. Empty: nobody said.
 	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -659,6 +689,13 @@ func (x *TaskDesired) GetRelays() *Relays {
 func (x *TaskDesired) GetFacts() *taskpb.FileFacts {
 	if x != nil {
 		return x.Facts
+	}
+	return nil
+}
+
+func (x *TaskDesired) GetVolumes() []*taskpb.Volume {
+	if x != nil {
+		return x.Volumes
 	}
 	return nil
 }
@@ -2401,15 +2438,16 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\bcontrols\x18\x01 \x03(\tR\bcontrols\"G\n" +
 	"\rCheckResponse\x126\n" +
 	"\aresults\x18\x01 \x03(\v2\x1c.redoubt.task.v1.CheckResultR\aresults\"\x0e\n" +
-	"\fProbeRequest\"\xab\x02\n" +
+	"\fProbeRequest\"\xe6\x02\n" +
 	"\rProbeResponse\x12\x18\n" +
 	"\aruntime\x18\x01 \x01(\tR\aruntime\x124\n" +
 	"\bfeatures\x18\x02 \x03(\v2\x18.redoubt.task.v1.FeatureR\bfeatures\x12U\n" +
 	"\rloaded_images\x18\x03 \x03(\v20.redoubt.rund.v1.ProbeResponse.LoadedImagesEntryR\floadedImages\x122\n" +
-	"\astorage\x18\x04 \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x1a?\n" +
+	"\astorage\x18\x04 \x01(\v2\x18.redoubt.task.v1.StorageR\astorage\x129\n" +
+	"\avolumes\x18\x05 \x03(\v2\x1f.redoubt.task.v1.VolumeInstanceR\avolumes\x1a?\n" +
 	"\x11LoadedImagesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc6\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xed\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2417,12 +2455,17 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x05tasks\x18\x02 \x03(\v2\x1c.redoubt.rund.v1.TaskDesiredR\x05tasks\x12\x1a\n" +
 	"\bnetworks\x18\x03 \x03(\tR\bnetworks\x12#\n" +
 	"\rkeep_networks\x18\x04 \x01(\bR\fkeepNetworks\x12!\n" +
-	"\fimage_policy\x18\x05 \x01(\fR\vimagePolicy\"\xab\x01\n" +
+	"\fimage_policy\x18\x05 \x01(\fR\vimagePolicy\x12%\n" +
+	"\x0eremove_volumes\x18\x06 \x03(\tR\rremoveVolumes\"\xc3\x02\n" +
 	"\rApplyResponse\x12X\n" +
-	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x1a@\n" +
+	"\x0enetwork_errors\x18\x01 \x03(\v21.redoubt.rund.v1.ApplyResponse.NetworkErrorsEntryR\rnetworkErrors\x12U\n" +
+	"\rvolume_errors\x18\x02 \x03(\v20.redoubt.rund.v1.ApplyResponse.VolumeErrorsEntryR\fvolumeErrors\x1a@\n" +
 	"\x12NetworkErrorsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xea\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a?\n" +
+	"\x11VolumeErrorsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x04\n" +
 	"\vTaskDesired\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x16.redoubt.rund.v1.PhaseR\x05phase\x12\x1d\n" +
@@ -2436,7 +2479,8 @@ const file_scheduler_rund_rundpb_rund_proto_rawDesc = "" +
 	"\x0elocal_networks\x18\t \x03(\v2\x1d.redoubt.rund.v1.LocalNetworkR\rlocalNetworks\x12/\n" +
 	"\x06relays\x18\n" +
 	" \x01(\v2\x17.redoubt.rund.v1.RelaysR\x06relays\x120\n" +
-	"\x05facts\x18\v \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\x12\x16\n" +
+	"\x05facts\x18\v \x01(\v2\x1a.redoubt.task.v1.FileFactsR\x05facts\x121\n" +
+	"\avolumes\x18\f \x03(\v2\x17.redoubt.task.v1.VolumeR\avolumes\x12\x16\n" +
 	"\x06signed\x18< \x01(\fR\x06signed\"8\n" +
 	"\x06Relays\x12.\n" +
 	"\x06relays\x18\x01 \x03(\v2\x16.redoubt.rund.v1.RelayR\x06relays\"\x87\x01\n" +
@@ -2604,7 +2648,7 @@ func file_scheduler_rund_rundpb_rund_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_rund_rundpb_rund_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_scheduler_rund_rundpb_rund_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(Phase)(0),                    // 0: redoubt.rund.v1.Phase
 	(Health)(0),                   // 1: redoubt.rund.v1.Health
@@ -2645,84 +2689,90 @@ var file_scheduler_rund_rundpb_rund_proto_goTypes = []any{
 	(*IdentityCaller)(nil),        // 36: redoubt.rund.v1.IdentityCaller
 	nil,                           // 37: redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
 	nil,                           // 38: redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	nil,                           // 39: redoubt.rund.v1.LocalNetwork.OptionsEntry
-	nil,                           // 40: redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	(*taskpb.ExecCommand)(nil),    // 41: redoubt.task.v1.ExecCommand
-	(*taskpb.ExecInput)(nil),      // 42: redoubt.task.v1.ExecInput
-	(*taskpb.CheckResult)(nil),    // 43: redoubt.task.v1.CheckResult
-	(*taskpb.Feature)(nil),        // 44: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),        // 45: redoubt.task.v1.Storage
-	(*taskpb.TaskSpec)(nil),       // 46: redoubt.task.v1.TaskSpec
-	(*taskpb.FileFacts)(nil),      // 47: redoubt.task.v1.FileFacts
-	(*lockpb.Chain)(nil),          // 48: redoubt.lock.v1.Chain
-	(*lockpb.State)(nil),          // 49: redoubt.lock.v1.State
-	(*taskpb.FileVersion)(nil),    // 50: redoubt.task.v1.FileVersion
-	(*taskpb.DeliveredFile)(nil),  // 51: redoubt.task.v1.DeliveredFile
-	(*taskpb.ExecOutput)(nil),     // 52: redoubt.task.v1.ExecOutput
+	nil,                           // 39: redoubt.rund.v1.ApplyResponse.VolumeErrorsEntry
+	nil,                           // 40: redoubt.rund.v1.LocalNetwork.OptionsEntry
+	nil,                           // 41: redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	(*taskpb.ExecCommand)(nil),    // 42: redoubt.task.v1.ExecCommand
+	(*taskpb.ExecInput)(nil),      // 43: redoubt.task.v1.ExecInput
+	(*taskpb.CheckResult)(nil),    // 44: redoubt.task.v1.CheckResult
+	(*taskpb.Feature)(nil),        // 45: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),        // 46: redoubt.task.v1.Storage
+	(*taskpb.VolumeInstance)(nil), // 47: redoubt.task.v1.VolumeInstance
+	(*taskpb.TaskSpec)(nil),       // 48: redoubt.task.v1.TaskSpec
+	(*taskpb.FileFacts)(nil),      // 49: redoubt.task.v1.FileFacts
+	(*taskpb.Volume)(nil),         // 50: redoubt.task.v1.Volume
+	(*lockpb.Chain)(nil),          // 51: redoubt.lock.v1.Chain
+	(*lockpb.State)(nil),          // 52: redoubt.lock.v1.State
+	(*taskpb.FileVersion)(nil),    // 53: redoubt.task.v1.FileVersion
+	(*taskpb.DeliveredFile)(nil),  // 54: redoubt.task.v1.DeliveredFile
+	(*taskpb.ExecOutput)(nil),     // 55: redoubt.task.v1.ExecOutput
 }
 var file_scheduler_rund_rundpb_rund_proto_depIdxs = []int32{
-	41, // 0: redoubt.rund.v1.ExecRequest.command:type_name -> redoubt.task.v1.ExecCommand
-	42, // 1: redoubt.rund.v1.ExecRequest.input:type_name -> redoubt.task.v1.ExecInput
-	43, // 2: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
-	44, // 3: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
+	42, // 0: redoubt.rund.v1.ExecRequest.command:type_name -> redoubt.task.v1.ExecCommand
+	43, // 1: redoubt.rund.v1.ExecRequest.input:type_name -> redoubt.task.v1.ExecInput
+	44, // 2: redoubt.rund.v1.CheckResponse.results:type_name -> redoubt.task.v1.CheckResult
+	45, // 3: redoubt.rund.v1.ProbeResponse.features:type_name -> redoubt.task.v1.Feature
 	37, // 4: redoubt.rund.v1.ProbeResponse.loaded_images:type_name -> redoubt.rund.v1.ProbeResponse.LoadedImagesEntry
-	45, // 5: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
-	9,  // 6: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
-	38, // 7: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
-	0,  // 8: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
-	46, // 9: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
-	17, // 10: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	15, // 11: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
-	10, // 12: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
-	47, // 13: redoubt.rund.v1.TaskDesired.facts:type_name -> redoubt.task.v1.FileFacts
-	11, // 14: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
-	48, // 15: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
-	49, // 16: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
-	11, // 17: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
-	39, // 18: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
-	20, // 19: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
-	0,  // 20: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
-	17, // 21: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
-	46, // 22: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
-	1,  // 23: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
-	16, // 24: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
-	14, // 25: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
-	50, // 26: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
-	40, // 27: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
-	51, // 28: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
-	47, // 29: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
-	50, // 30: redoubt.rund.v1.TaskFiles.files:type_name -> redoubt.task.v1.FileVersion
-	5,  // 31: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
-	7,  // 32: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
-	18, // 33: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
-	21, // 34: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
-	23, // 35: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
-	25, // 36: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
-	27, // 37: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
-	29, // 38: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
-	31, // 39: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
-	34, // 40: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
-	3,  // 41: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
-	12, // 42: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
-	2,  // 43: redoubt.rund.v1.Rund.Exec:input_type -> redoubt.rund.v1.ExecRequest
-	6,  // 44: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
-	8,  // 45: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
-	19, // 46: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
-	22, // 47: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
-	24, // 48: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
-	26, // 49: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
-	28, // 50: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
-	30, // 51: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
-	32, // 52: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
-	35, // 53: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
-	4,  // 54: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
-	13, // 55: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
-	52, // 56: redoubt.rund.v1.Rund.Exec:output_type -> redoubt.task.v1.ExecOutput
-	44, // [44:57] is the sub-list for method output_type
-	31, // [31:44] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	46, // 5: redoubt.rund.v1.ProbeResponse.storage:type_name -> redoubt.task.v1.Storage
+	47, // 6: redoubt.rund.v1.ProbeResponse.volumes:type_name -> redoubt.task.v1.VolumeInstance
+	9,  // 7: redoubt.rund.v1.ApplyRequest.tasks:type_name -> redoubt.rund.v1.TaskDesired
+	38, // 8: redoubt.rund.v1.ApplyResponse.network_errors:type_name -> redoubt.rund.v1.ApplyResponse.NetworkErrorsEntry
+	39, // 9: redoubt.rund.v1.ApplyResponse.volume_errors:type_name -> redoubt.rund.v1.ApplyResponse.VolumeErrorsEntry
+	0,  // 10: redoubt.rund.v1.TaskDesired.phase:type_name -> redoubt.rund.v1.Phase
+	48, // 11: redoubt.rund.v1.TaskDesired.spec:type_name -> redoubt.task.v1.TaskSpec
+	17, // 12: redoubt.rund.v1.TaskDesired.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	15, // 13: redoubt.rund.v1.TaskDesired.local_networks:type_name -> redoubt.rund.v1.LocalNetwork
+	10, // 14: redoubt.rund.v1.TaskDesired.relays:type_name -> redoubt.rund.v1.Relays
+	49, // 15: redoubt.rund.v1.TaskDesired.facts:type_name -> redoubt.task.v1.FileFacts
+	50, // 16: redoubt.rund.v1.TaskDesired.volumes:type_name -> redoubt.task.v1.Volume
+	11, // 17: redoubt.rund.v1.Relays.relays:type_name -> redoubt.rund.v1.Relay
+	51, // 18: redoubt.rund.v1.LockRequest.chain:type_name -> redoubt.lock.v1.Chain
+	52, // 19: redoubt.rund.v1.LockResponse.state:type_name -> redoubt.lock.v1.State
+	11, // 20: redoubt.rund.v1.RelayState.relay:type_name -> redoubt.rund.v1.Relay
+	40, // 21: redoubt.rund.v1.LocalNetwork.options:type_name -> redoubt.rund.v1.LocalNetwork.OptionsEntry
+	20, // 22: redoubt.rund.v1.WatchResponse.tasks:type_name -> redoubt.rund.v1.TaskActual
+	0,  // 23: redoubt.rund.v1.TaskActual.phase:type_name -> redoubt.rund.v1.Phase
+	17, // 24: redoubt.rund.v1.TaskActual.endpoint:type_name -> redoubt.rund.v1.Endpoint
+	48, // 25: redoubt.rund.v1.TaskActual.spec:type_name -> redoubt.task.v1.TaskSpec
+	1,  // 26: redoubt.rund.v1.TaskActual.health:type_name -> redoubt.rund.v1.Health
+	16, // 27: redoubt.rund.v1.TaskActual.local_attachments:type_name -> redoubt.rund.v1.LocalAttachment
+	14, // 28: redoubt.rund.v1.TaskActual.relays:type_name -> redoubt.rund.v1.RelayState
+	53, // 29: redoubt.rund.v1.TaskActual.files:type_name -> redoubt.task.v1.FileVersion
+	41, // 30: redoubt.rund.v1.ImportImageResponse.images:type_name -> redoubt.rund.v1.ImportImageResponse.ImagesEntry
+	54, // 31: redoubt.rund.v1.DeliverRequest.files:type_name -> redoubt.task.v1.DeliveredFile
+	49, // 32: redoubt.rund.v1.DeliverRequest.facts:type_name -> redoubt.task.v1.FileFacts
+	53, // 33: redoubt.rund.v1.TaskFiles.files:type_name -> redoubt.task.v1.FileVersion
+	5,  // 34: redoubt.rund.v1.Rund.Probe:input_type -> redoubt.rund.v1.ProbeRequest
+	7,  // 35: redoubt.rund.v1.Rund.Apply:input_type -> redoubt.rund.v1.ApplyRequest
+	18, // 36: redoubt.rund.v1.Rund.Watch:input_type -> redoubt.rund.v1.WatchRequest
+	21, // 37: redoubt.rund.v1.Rund.Logs:input_type -> redoubt.rund.v1.LogsRequest
+	23, // 38: redoubt.rund.v1.Rund.ResolveImage:input_type -> redoubt.rund.v1.ResolveImageRequest
+	25, // 39: redoubt.rund.v1.Rund.ImageEvidence:input_type -> redoubt.rund.v1.ImageEvidenceRequest
+	27, // 40: redoubt.rund.v1.Rund.ImportImage:input_type -> redoubt.rund.v1.ImportImageRequest
+	29, // 41: redoubt.rund.v1.Rund.NodeKey:input_type -> redoubt.rund.v1.NodeKeyRequest
+	31, // 42: redoubt.rund.v1.Rund.Deliver:input_type -> redoubt.rund.v1.DeliverRequest
+	34, // 43: redoubt.rund.v1.Rund.PutIdentity:input_type -> redoubt.rund.v1.PutIdentityRequest
+	3,  // 44: redoubt.rund.v1.Rund.Check:input_type -> redoubt.rund.v1.CheckRequest
+	12, // 45: redoubt.rund.v1.Rund.Lock:input_type -> redoubt.rund.v1.LockRequest
+	2,  // 46: redoubt.rund.v1.Rund.Exec:input_type -> redoubt.rund.v1.ExecRequest
+	6,  // 47: redoubt.rund.v1.Rund.Probe:output_type -> redoubt.rund.v1.ProbeResponse
+	8,  // 48: redoubt.rund.v1.Rund.Apply:output_type -> redoubt.rund.v1.ApplyResponse
+	19, // 49: redoubt.rund.v1.Rund.Watch:output_type -> redoubt.rund.v1.WatchResponse
+	22, // 50: redoubt.rund.v1.Rund.Logs:output_type -> redoubt.rund.v1.LogsResponse
+	24, // 51: redoubt.rund.v1.Rund.ResolveImage:output_type -> redoubt.rund.v1.ResolveImageResponse
+	26, // 52: redoubt.rund.v1.Rund.ImageEvidence:output_type -> redoubt.rund.v1.ImageEvidenceResponse
+	28, // 53: redoubt.rund.v1.Rund.ImportImage:output_type -> redoubt.rund.v1.ImportImageResponse
+	30, // 54: redoubt.rund.v1.Rund.NodeKey:output_type -> redoubt.rund.v1.NodeKeyResponse
+	32, // 55: redoubt.rund.v1.Rund.Deliver:output_type -> redoubt.rund.v1.DeliverResponse
+	35, // 56: redoubt.rund.v1.Rund.PutIdentity:output_type -> redoubt.rund.v1.PutIdentityResponse
+	4,  // 57: redoubt.rund.v1.Rund.Check:output_type -> redoubt.rund.v1.CheckResponse
+	13, // 58: redoubt.rund.v1.Rund.Lock:output_type -> redoubt.rund.v1.LockResponse
+	55, // 59: redoubt.rund.v1.Rund.Exec:output_type -> redoubt.task.v1.ExecOutput
+	47, // [47:60] is the sub-list for method output_type
+	34, // [34:47] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_rund_rundpb_rund_proto_init() }
@@ -2741,7 +2791,7 @@ func file_scheduler_rund_rundpb_rund_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_rund_rundpb_rund_proto_rawDesc), len(file_scheduler_rund_rundpb_rund_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

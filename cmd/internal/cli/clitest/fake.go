@@ -49,6 +49,7 @@ type Node struct {
 	controlpb.UnimplementedImagePolicyServer
 	controlpb.UnimplementedAdmissionServer
 	controlpb.UnimplementedPlacementServer
+	controlpb.UnimplementedVolumesServer
 
 	// Key opens it when it is locked.
 	Key autolock.OperatorKey
@@ -67,6 +68,7 @@ type Node struct {
 	secrets   []*keptSecret
 	master    *seal.Master // of secrets
 	networks  []*meshpb.Network
+	volumes   []*schedulerpb.Volume
 	rules     []*meshpb.Policy // of networks
 	roles     []*controlpb.RoleView
 	broken    []*controlpb.BreakGlassView
@@ -164,6 +166,7 @@ func (n *Node) Serve(dir string) (stop func(), err error) {
 	controlpb.RegisterImagePolicyServer(s, n)
 	controlpb.RegisterAdmissionServer(s, n)
 	controlpb.RegisterPlacementServer(s, n)
+	controlpb.RegisterVolumesServer(s, n)
 	controlpb.RegisterAuthorityServer(s, n)
 	controlpb.RegisterIdentitiesServer(s, n)
 	controlpb.RegisterSecretsServer(s, n)

@@ -35,6 +35,7 @@ func (n *Node) CreateService(_ context.Context, r *controlpb.CreateServiceReques
 	if r.Plan {
 		return &controlpb.CreateServiceResponse{Planned: planned(r.Spec)}, nil
 	}
+	n.nameVolumes(r.Spec)
 	s := &schedulerpb.Service{Meta: &raftstorepb.Meta{Version: 1}, Id: ident.New(), Spec: r.Spec, Revision: 1, Signed: r.Signed}
 	n.services = append(n.services, s)
 	n.startJob(s)

@@ -31,7 +31,7 @@ import (
 )
 
 func watched() []raftstore.Registered {
-	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, pkistore.AuditWitnesses, pkistore.AuditWitnessed, schedstore.Nodes, schedstore.Services, schedstore.ServiceRuns, schedstore.Tasks, schedstore.PlacementConfigs, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes}
+	return []raftstore.Registered{pkistore.Nodes, pkistore.Cluster, pkistore.Tokens, pkistore.DeniedIdentities, pkistore.BreakGlasses, pkistore.AuditWitnesses, pkistore.AuditWitnessed, schedstore.Nodes, schedstore.Services, schedstore.ServiceRuns, schedstore.Tasks, schedstore.PlacementConfigs, autolockstore.Slots, autolockstore.Releases, secretstore.Configs, secretstore.Secrets, meshstore.Networks, meshstore.Policies, meshstore.Nodes, schedstore.Volumes}
 }
 
 // translate makes events of changes. r is from after them: it is only asked for
@@ -70,6 +70,8 @@ func translate(r *raftstore.ReadTx, changes []raftstore.Event) (out []*controlpb
 			e, meta = secret(old, now), now.GetMeta()
 		} else if old, now, ok := meshstore.Networks.Event(c); ok {
 			e, meta = network(old, now), now.GetMeta()
+		} else if old, now, ok := schedstore.Volumes.Event(c); ok {
+			e, meta = volume(old, now), now.GetMeta()
 		} else if old, now, ok := meshstore.Policies.Event(c); ok {
 			e, meta = policy(old, now), now.GetMeta()
 		} else if old, now, ok := meshstore.Nodes.Event(c); ok {
@@ -380,6 +382,25 @@ func network(old, now *meshpb.Network) *controlpb.Event {
 	default:
 		return labelled("network", "create", n.GetId(), n.GetSpec())
 	}
+}
+
+// volume tells "remove" when its data is to be deleted, and "destroy" when no node has any
+// left.
+func volume(old, now *schedulerpb.Volume) *controlpb.Event {
+	v, action := cmp.Or(now, old), ""
+	switch {
+	case now == nil:
+		action = "destroy"
+	case old == nil:
+		action = "create"
+	case old.GetRemovingSince() == 0 && now.GetRemovingSince() != 0:
+		action = "remove"
+	default:
+		return nil
+	}
+	e := event("volume", action, v.GetId(), v.GetSpec().GetName())
+	set(e, "driver", v.GetSpec().GetDriver())
+	return e
 }
 
 func policy(old, now *meshpb.Policy) *controlpb.Event {

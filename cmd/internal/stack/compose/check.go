@@ -19,7 +19,7 @@ type checker struct {
 
 // external is what nothing more can be said of: it is there already.
 func (c *checker) external(dict map[string]any) {
-	for _, what := range []string{"networks", "secrets", "configs"} {
+	for _, what := range []string{"networks", "volumes", "secrets", "configs"} {
 		all, _ := dict[what].(map[string]any)
 		for name, v := range all {
 			m, _ := v.(map[string]any)
@@ -140,10 +140,10 @@ func (c *checker) value(v any, path []string, pattern string) bool {
 	case "services.*.volumes[]":
 		m, _ := v.(map[string]any)
 		switch kind, _ := m["type"].(string); {
-		case kind == "volume":
-			why = "a named volume is " + notYet
-		case kind != "bind" && kind != "tmpfs":
-			why = "volumes of type " + kind + " are not: use bind or tmpfs"
+		case kind == "volume" && (m["source"] == nil || m["source"] == ""):
+			why = "a volume without a name is one whose data no task finds again: give it a name"
+		case kind != "volume" && kind != "bind" && kind != "tmpfs":
+			why = "volumes of type " + kind + " are not: use volume, bind or tmpfs"
 		}
 	case "services.*.command", "services.*.entrypoint":
 		if list, ok := v.([]any); ok && len(list) == 0 || v == "" {

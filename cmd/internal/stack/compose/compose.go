@@ -14,7 +14,7 @@
 // and files that it names, sent to the cluster. To deploy a file is to trust it with
 // that, as with what it runs.
 //
-// It calls no cluster. Networks, secrets and configs that are external keep their
+// It calls no cluster. Networks, volumes, secrets and configs that are external keep their
 // names; whether they are there is the plan's to say.
 package compose
 
@@ -238,7 +238,7 @@ func (l *load) load(ctx context.Context) (*Read, error) {
 	if len(services) > maxServices {
 		return nil, fmt.Errorf("there are %d services: at most %d are allowed", len(services), maxServices)
 	}
-	for _, what := range []string{"networks", "secrets", "configs", "x-redoubt-policy"} {
+	for _, what := range []string{"networks", "volumes", "secrets", "configs", "x-redoubt-policy"} {
 		if m, _ := dict[what].(map[string]any); len(m) > maxObjects {
 			return nil, fmt.Errorf("there are %d %s: at most %d are allowed", len(m), what, maxObjects)
 		}

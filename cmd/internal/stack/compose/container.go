@@ -19,19 +19,28 @@ func (m *mapper) mounts(s types.ServiceConfig, c *taskpb.ContainerSpec) {
 	for i, v := range s.Volumes {
 		here := under(at, strconv.Itoa(i))
 		out := &taskpb.Mount{Source: v.Source, Target: v.Target, ReadOnly: v.ReadOnly}
+		for kind, given := range map[string]bool{"volume": v.Volume != nil, "bind": v.Bind != nil, "tmpfs": v.Tmpfs != nil} {
+			if given && kind != v.Type {
+				m.wrong(under(here, kind), "it is for type %s", kind)
+			}
+		}
 		switch v.Type {
+		case "volume":
+			out.Type, out.Source = taskpb.Mount_TYPE_VOLUME, ""
+			o := m.project.Volumes[v.Source]
+			out.Volume = &taskpb.VolumeUse{Name: m.full(o.Name, v.Source, bool(o.External))}
+			if v.Volume != nil {
+				out.Volume.NoCopy, out.Volume.Subpath = v.Volume.NoCopy, v.Volume.Subpath
+			}
 		case "bind":
 			out.Type = taskpb.Mount_TYPE_BIND
-			if v.Tmpfs != nil {
-				m.wrong(under(here, "tmpfs"), "it is for type tmpfs")
+			if v.Bind != nil && v.Bind.Propagation != "" {
+				out.Bind = &taskpb.BindOptions{Propagation: v.Bind.Propagation}
 			}
 		case "tmpfs":
 			out.Type = taskpb.Mount_TYPE_TMPFS
 			if v.Tmpfs != nil {
 				out.TmpfsSize, out.TmpfsMode = int64(v.Tmpfs.Size), v.Tmpfs.Mode
-			}
-			if v.Bind != nil {
-				m.wrong(under(here, "bind"), "it is for type bind")
 			}
 		default: // the check left no other
 			m.wrong(here, "there is no type %q", v.Type)

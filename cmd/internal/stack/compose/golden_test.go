@@ -49,6 +49,9 @@ func TestGolden(t *testing.T) {
 		for _, n := range s.Networks {
 			add("networks", n)
 		}
+		for _, v := range s.Volumes {
+			add("volumes", v)
+		}
 		for _, x := range s.Secrets {
 			add("secrets", x.Spec)
 			out["secret data"] = append(out["secret data"], string(x.Data))

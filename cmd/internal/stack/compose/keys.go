@@ -70,10 +70,13 @@ var Keys = []Key{
 	{"services.*.ports[].x-redoubt-prefer-local", "true: as `--publish …,prefer-local`"},
 	{"services.*.ports[].x-redoubt-proxy-protocol", "v2: as `--publish …,proxy-protocol=v2`"},
 	{"services.*.networks.*.aliases", "beside the service's name, which is one"},
-	{"services.*.volumes[].type", "bind or tmpfs"},
-	{"services.*.volumes[].source", "of a bind: on the node; ./ is the project's directory on the deployer's machine"},
+	{"services.*.volumes[].type", "volume, bind or tmpfs"},
+	{"services.*.volumes[].source", "a volume's name, or of a bind: on the node; ./ is the project's directory on the deployer's machine"},
 	{"services.*.volumes[].target", ""},
 	{"services.*.volumes[].read_only", ""},
+	{"services.*.volumes[].volume.nocopy", ""},
+	{"services.*.volumes[].volume.subpath", ""},
+	{"services.*.volumes[].bind.propagation", "rprivate"},
 	{"services.*.volumes[].bind.create_host_path", "no directory is made on a node: what is not there is an error there"},
 	{"services.*.volumes[].tmpfs.size", ""},
 	{"services.*.volumes[].tmpfs.mode", ""},
@@ -150,6 +153,12 @@ var Keys = []Key{
 	{"networks.*.ipam.config[].ip_range", ""},
 	{"networks.*.x-redoubt-default-deny", "true: as `network create --default-deny`"},
 
+	{"volumes.*.name", ""},
+	{"volumes.*.external", "it is there already"},
+	{"volumes.*.driver", "local"},
+	{"volumes.*.driver_opts", "as `volume create --opt`"},
+	{"volumes.*.labels", ""},
+
 	{"secrets.*.name", ""},
 	{"secrets.*.external", "it is there already"},
 	{"secrets.*.file", ""},
@@ -173,8 +182,7 @@ const (
 
 // why says of keys that are not understood what people will want to know.
 var why = map[string]string{
-	"volumes":                         notYet,
-	"services.*.depends_on.*.restart": notYet + ": what runs goes on when the other one is replaced; redoubt service update --force replaces it",
+	"services.*.depends_on.*.restart":                            notYet + ": what runs goes on when the other one is replaced; redoubt service update --force replaces it",
 	"services.*.deploy.resources.reservations.generic_resources": notYet,
 	"services.*.deploy.resources.reservations.devices":           notYet,
 	"services.*.build":          nowhere + "build the image, push it, and name it by image",

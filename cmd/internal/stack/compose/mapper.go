@@ -44,6 +44,7 @@ func (m *mapper) all() {
 		return
 	}
 	m.networks()
+	m.volumes()
 	m.secrets()
 	m.configs()
 	m.policies()
@@ -121,7 +122,7 @@ func about(text string, s types.ServiceConfig) []string {
 		{"image", "image"}, {"environment", "environment"}, {"there are", "environment"}, {"hostname", "hostname"}, {"user", "user"},
 		{"workdir", "working_dir"}, {"stop signal", "stop_signal"}, {"signal", "stop_signal"}, {"stop grace", "stop_grace_period"},
 		{"healthcheck", "healthcheck"}, {"health", "healthcheck"}, {"the command", "command"}, {"an argument", "command"}, {"command", "command"},
-		{"mount", "volumes"}, {"secret", "secrets"}, {"config", "configs"}, {"port", "ports"}, {"published", "ports"}, {"target port", "ports"},
+		{"mount", "volumes"}, {"volume", "volumes"}, {"secret", "secrets"}, {"config", "configs"}, {"port", "ports"}, {"published", "ports"}, {"target port", "ports"},
 		{"ulimit", "ulimits"}, {"sysctl", "sysctls"}, {"device", "devices"}, {"capabilit", "cap_add"}, {"dns", "dns"}, {"resolver", "dns"}, {"host", "extra_hosts"}, {"group", "group_add"}, {"seccomp", "security_opt"}, {"network", "networks"}, {"constraint", "deploy.placement.constraints"}, {"restart", "deploy.restart_policy"}, {"update", "deploy.update_config"}, {"rollback", "deploy.rollback_config"}, {"replicas", "deploy.replicas"},
 		{"max per node", "deploy.placement.max_replicas_per_node"}, {"total completions", "deploy.replicas"}, {"max concurrent", "x-redoubt-max-concurrent"}, {"schedule", "x-redoubt-schedule"},
 		{"the schedule", "x-redoubt-schedule"}, {"a schedule", "x-redoubt-schedule"}, {"time zone", "x-redoubt-schedule"}, {"start within", "x-redoubt-schedule"}, {"a job cannot publish", "ports"}, {"an endpoint", "deploy.endpoint_mode"}, {"endpoint", "deploy.endpoint_mode"}, {"limit", "deploy.resources.limits"},

@@ -13,6 +13,8 @@ import (
 	"github.com/redoubt-cluster/redoubt/cmd/internal/stack"
 	"github.com/redoubt-cluster/redoubt/mesh/meshpb"
 	meshspec "github.com/redoubt-cluster/redoubt/mesh/spec"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/volumes"
 	"github.com/redoubt-cluster/redoubt/secrets/seal"
 	"github.com/redoubt-cluster/redoubt/secrets/secretspb"
 	secretspec "github.com/redoubt-cluster/redoubt/secrets/spec"
@@ -46,6 +48,21 @@ func (m *mapper) networks() {
 			continue
 		}
 		m.out.Networks = append(m.out.Networks, normal)
+	}
+}
+
+func (m *mapper) volumes() {
+	for _, key := range slices.Sorted(maps.Keys(m.project.Volumes)) {
+		v, at := m.project.Volumes[key], []string{"volumes", key}
+		if v.External {
+			continue
+		}
+		sp := volumes.Complete(&taskpb.VolumeSpec{Name: m.full(v.Name, key, false), Driver: v.Driver, Labels: m.labels(v.Labels), Options: v.DriverOpts})
+		if err := volumes.Check(sp); err != nil {
+			m.fail(at, err)
+			continue
+		}
+		m.out.Volumes = append(m.out.Volumes, sp)
 	}
 }
 
