@@ -243,7 +243,7 @@ func badArguments(t *testing.T, c *cluster) {
 	create(2, "0 or more", "--replicas=-1")
 	create(2, "no number", "--replicas", "ten")
 	create(2, "at most", "--replicas", "10000000")
-	create(2, "replicated or global", "--mode", "weird")
+	create(2, "replicated, global, replicated-job or global-job", "--mode", "weird")
 	create(2, "once on every node", "--mode", "global", "--replicas", "2")
 	create(2, "use ingress or host", "-p", "published=8080,target=80,mode=vip")
 	create(1, "what managers listen on", "-p", "2377:80")
