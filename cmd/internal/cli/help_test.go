@@ -26,6 +26,9 @@ func TestHelpHasExamples(t *testing.T) {
 			t.Errorf("%s: its line is %q", c.CommandPath(), c.Short)
 		}
 		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if strings.Contains(f.DefValue, ownDir()) {
+				t.Errorf("%s: the default of --%s is of this machine: %s", c.CommandPath(), f.Name, f.DefValue)
+			}
 			if name, _ := pflag.UnquoteUsage(f); strings.Contains(name, " ") {
 				t.Errorf("%s: --%s takes %q: no backquotes in what a flag is for", c.CommandPath(), f.Name, name)
 			}

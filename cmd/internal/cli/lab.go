@@ -51,10 +51,17 @@ func ownDir() string {
 	return filepath.Dir(self)
 }
 
+// binDirFlag says where the binaries are. Help and manual pages say so in words: they are
+// the same wherever they are made.
+func binDirFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "bin-dir", ownDir(), "directory of Redoubt's binaries")
+	c.Flags().Lookup("bin-dir").DefValue = "the one of this command"
+}
+
 func (la *labApp) sizeFlags(c *cobra.Command, o *lab.Options) {
 	c.Flags().IntVar(&o.Managers, "managers", 3, "number of managers")
 	c.Flags().IntVar(&o.Workers, "workers", 2, "number of workers")
-	c.Flags().StringVar(&o.BinDir, "bin-dir", ownDir(), "directory of Redoubt's binaries")
+	binDirFlag(c, &o.BinDir)
 }
 
 func (la *labApp) upCmd() *cobra.Command {
@@ -177,7 +184,7 @@ func (la *labApp) imageCmd() *cobra.Command {
 		Args:    args(1, 1),
 		RunE:    func(_ *cobra.Command, args []string) error { return lab.WriteImage(args[0], binDir) },
 	}
-	c.Flags().StringVar(&binDir, "bin-dir", ownDir(), "directory of Redoubt's binaries")
+	binDirFlag(c, &binDir)
 	return c
 }
 
