@@ -72,3 +72,32 @@ func PlaceOnly(cfg Config, service string, n int) (least, most int, took time.Du
 	})
 	return least, most, took, err
 }
+
+// Asked makes that many plans of a service, and says how many of them had it asked
+// whether its job is due. before is called before each, with its number.
+func Asked(ctx context.Context, cfg Config, service string, plans int, before func(int)) (asked int, err error) {
+	l := newLoop(cfg)
+	if err := cfg.Store.View(l.load); err != nil {
+		return 0, err
+	}
+	for i := range plans {
+		before(i)
+		l.service(service)
+		if _, err := l.plan(); err != nil {
+			return 0, err
+		}
+		asked += len(l.due)
+		if err := l.jobs(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return asked, nil
+}
+
+// LooksAgain is when the loop looks at the clock anew, where a service is to be looked at
+// at that time.
+func LooksAgain(now, at time.Time) time.Time {
+	l := newLoop(Config{})
+	l.againAt("service", at)
+	return l.until(now)
+}

@@ -44,7 +44,7 @@ func TestJobs(t *testing.T) {
 	schedulertest.Await(t, s, ran(everywhere, 1, 4))
 	update(t, s, job, func(sp *schedulerpb.ServiceSpec) { sp.Task.Force++ })
 	schedulertest.Await(t, s, ran(job, 2, 7))
-	if _, err := store.BeginRun(t.Context(), s, job, "somebody"); err != nil {
+	if _, err := store.BeginRun(t.Context(), s, job, store.Beginning{By: "somebody"}); err != nil {
 		t.Fatal(err)
 	}
 	schedulertest.Await(t, s, ran(job, 3, 7))
@@ -137,5 +137,66 @@ func TestADueJobBegins(t *testing.T) {
 		return nil
 	}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestAJobThatWaitsIsNotAskedAgain by each plan of it, while the run that it waits for
+// goes on and nothing else has changed.
+func TestAJobThatWaitsIsNotAskedAgain(t *testing.T) {
+	s := schedulertest.NewStore(t)
+	sp := schedulertest.JobSpec("job", 2, 5)
+	sp.Schedule = &schedulerpb.Schedule{Expression: "@yearly", Concurrency: spec.Forbid, StartWithinNs: int64(time.Hour)}
+	id := create(t, s, sp)
+	if _, err := store.BeginRun(t.Context(), s, id, store.Beginning{}); err != nil {
+		t.Fatal(err)
+	}
+	dueNow(t, s, id)
+	cfg := scheduler.Config{Store: s, Logger: slog.New(slog.DiscardHandler)}
+	for change, want := range map[int]int{9: 1, 3: 2} { // 9: never
+		asked, err := scheduler.Asked(t.Context(), cfg, id, 6, func(i int) {
+			if i == change {
+				schedulertest.Update(t, s, func(tx *raftstore.Tx) error {
+					svc, _ := store.Services.Get(tx, id)
+					svc = proto.CloneOf(svc)
+					svc.Due -= int64(time.Minute)
+					return store.Services.Put(tx, svc)
+				})
+			}
+		})
+		if err != nil || asked != want {
+			t.Errorf("changed before plan %d, %d of 6 plans ask, want %d; %v", change, asked, want, err)
+		}
+	}
+	asked, err := scheduler.Asked(t.Context(), cfg, id, 4, func(i int) {
+		if i == 2 { // the run has ended: what waited begins
+			schedulertest.Update(t, s, func(tx *raftstore.Tx) error {
+				run, _ := store.ServiceRuns.Get(tx, store.RunID(id, 1))
+				run = proto.CloneOf(run)
+				run.State = store.RunFailed
+				return store.ServiceRuns.Put(tx, run)
+			})
+		}
+	})
+	if err != nil || asked != 2 {
+		t.Errorf("%d plans ask, %v", asked, err)
+	}
+	if err := s.View(func(r *raftstore.ReadTx) error {
+		if run, _ := store.ServiceRuns.Get(r, store.RunID(id, 2)); run.GetState() != store.RunGoing {
+			t.Errorf("what waited is %v", run)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTheClockIsLookedAt each minute, however far off what is due may be: timers know
+// nothing of a clock that is set, or of a machine that slept.
+func TestTheClockIsLookedAt(t *testing.T) {
+	now := time.Now()
+	for after, want := range map[time.Duration]time.Duration{time.Second: time.Second, time.Minute: time.Minute, time.Hour: time.Minute} {
+		if got := scheduler.LooksAgain(now, now.Add(after)).Sub(now); got != want {
+			t.Errorf("what is due in %v has it look in %v, want %v", after, got, want)
+		}
 	}
 }

@@ -19,6 +19,9 @@ const (
 	// maxEnds is how many runs of jobs one transaction ends.
 	maxEnds = 100
 
+	// maxWait is how long the loop waits for a time at most before it looks at the clock.
+	maxWait = time.Minute
+
 	// messagePause is the least time between two reasons why a task waits.
 	messagePause = 10 * time.Second
 

@@ -38,10 +38,10 @@ type loop struct {
 	again map[string]time.Time
 	// statuses are how far updates are, as plans say, to be written.
 	statuses []statusChange
-	// due are jobs of which a run may begin; ends are runs that have ended, as plans say,
-	// to be written.
-	due  map[string]bool
-	ends []store.RunEnd
+	// due are jobs of which a run may begin, as they are now; waiting those of which none
+	// may yet; ends are runs that have ended, as plans say, to be written.
+	due, waiting map[string]waiting
+	ends         []store.RunEnd
 	// drop has services whose virtual addresses stayed long enough, and until when.
 	drop   map[string]int64
 	uneven uneven
@@ -68,7 +68,8 @@ func newLoop(cfg Config) *loop {
 		dependedOn: map[string]bool{},
 		again:      map[string]time.Time{},
 		drop:       map[string]int64{},
-		due:        map[string]bool{},
+		due:        map[string]waiting{},
+		waiting:    map[string]waiting{},
 		uneven:     newUneven(),
 		yielding:   map[string]yield{}, preempted: map[string]time.Time{},
 		retry:   true,

@@ -175,7 +175,7 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 		}
 		l.note(in.Service, p)
 		l.ends = append(l.ends, p.Runs...)
-		l.dueAt(in.Service, now)
+		l.dueAt(in, now)
 		l.linger(in.Service, now)
 		if in.Service == nil && svc.Empty() && len(p.Revisions) == 0 {
 			delete(l.services, id)

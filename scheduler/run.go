@@ -81,14 +81,9 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// next waits for events, or until a restart delay or a deadline is over.
+// next waits for events, or until a restart delay or a deadline is over, or a job is due.
 func (l *loop) next(ctx context.Context, w *raftstore.Watch) ([]raftstore.Event, error) {
-	at := l.wake
-	for _, t := range l.again {
-		if at.IsZero() || t.Before(at) {
-			at = t
-		}
-	}
+	at := l.until(time.Now())
 	if at.IsZero() {
 		return w.Next(ctx)
 	}
@@ -99,6 +94,21 @@ func (l *loop) next(ctx context.Context, w *raftstore.Watch) ([]raftstore.Event,
 		return nil, nil
 	}
 	return events, err
+}
+
+// until is when the loop is to look again though nothing changes; zero: never. It is soon
+// enough for a clock that is set, or a machine that slept: timers know nothing of these.
+func (l *loop) until(now time.Time) (at time.Time) {
+	at = l.wake
+	for _, t := range l.again {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	if most := now.Add(maxWait); !at.IsZero() && at.After(most) {
+		return most
+	}
+	return at
 }
 
 // ripen marks what is due.

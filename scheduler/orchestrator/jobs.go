@@ -31,27 +31,56 @@ type tally struct {
 // standing is one group's part in its tally.
 type standing struct{ live, done, lost, open bool }
 
-// learn takes note of the runs that there are.
-func (s *Service) learn(in Input) {
-	s.runs, s.tallies, s.kept, s.going = runsKey(in.Runs), map[uint64]*tally{}, map[uint64]bool{}, nil
-	tasks := uint64(0)
-	for _, run := range slices.Backward(in.Runs) {
-		if goes(in, run) {
-			s.kept[run.GetNumber()] = true
-			s.going = append(s.going, run.GetNumber())
-			continue
-		}
-		size := run.GetCompleted() + run.GetFailed()
-		s.kept[run.GetNumber()] = tasks == 0 || tasks+size <= MaxEndedTasks
-		tasks += size
+// held is what there is of a run's tasks.
+type held struct {
+	tasks uint64
+	// done are its slots and nodes of which a task has completed; lost those where nothing
+	// is tried any more.
+	done, lost map[place]bool
+}
+
+func (h *held) add(t *schedulerpb.Task) {
+	p := place{t.GetSlot(), t.GetTargetNodeId(), t.GetIteration()}
+	switch h.tasks++; {
+	case store.State(t) == store.Complete:
+		h.done[p] = true
+		delete(h.lost, p)
+	case t.GetSettled() && !h.done[p]:
+		h.lost[p] = true
 	}
 }
 
-// runsKey is another where any run begins or ends.
+// learn takes note of the runs that there are, and of what tasks there are of each.
+func (s *Service) learn(in Input, of map[uint64]*held) {
+	s.runs, s.tallies, s.kept, s.going, s.untold = runsKey(in.Runs), map[uint64]*tally{}, map[uint64]bool{}, nil, nil
+	ended := uint64(0)
+	for _, run := range slices.Backward(in.Runs) {
+		n, h := run.GetNumber(), of[run.GetNumber()]
+		switch {
+		case goes(in, run):
+			s.kept[n] = true
+			s.going = append(s.going, n)
+		case h == nil:
+			s.kept[n] = true
+		case ended+h.tasks <= MaxEndedTasks:
+			s.kept[n] = true
+			ended += h.tasks
+		case run.GetState() == store.RunStopped && run.GetCompleted()+run.GetFailed() == 0 && len(h.done)+len(h.lost) > 0:
+			// Its record has to say first how far it came. When it does, this is
+			// learned anew.
+			s.kept[n] = true
+			next := proto.CloneOf(run)
+			next.Completed, next.Failed = uint64(len(h.done)), uint64(len(h.lost))
+			s.untold = append(s.untold, store.RunEnd{Version: run.GetMeta().GetVersion(), Run: next})
+		}
+	}
+}
+
+// runsKey is another where any run begins or ends, or its record says how far it came.
 func runsKey(runs []*schedulerpb.ServiceRun) string {
 	var key []byte
 	for _, run := range runs {
-		key = fmt.Appendf(key, "%d %d ", run.GetNumber(), run.GetState())
+		key = fmt.Appendf(key, "%d %d %d ", run.GetNumber(), run.GetState(), run.GetCompleted()+run.GetFailed())
 	}
 	return string(key)
 }
@@ -88,8 +117,12 @@ func (r *round) revision(g *group) uint64 {
 
 // request is the compiled revision of a group; nil where there is none.
 func (r *round) request(g *group) *placement.Request {
-	if rev := r.revision(g); rev != r.in.Service.GetRevision() {
-		return r.in.RequestOf(rev)
+	return r.requestOf(r.revision(g))
+}
+
+func (r *round) requestOf(revision uint64) *placement.Request {
+	if revision != r.in.Service.GetRevision() {
+		return r.in.RequestOf(revision)
 	}
 	return r.in.Request
 }
@@ -108,11 +141,12 @@ func (s *Service) job(r *round) {
 		}
 		s.sum(r, g)
 	}
+	r.runs = append(r.runs, s.untold...)
 	if !s.whole() {
 		return
 	}
 	for _, run := range r.in.Runs {
-		if goes(r.in, run) {
+		if goes(r.in, run) && r.requestOf(run.GetRevision()) != nil {
 			s.begin(r, run, s.tally(run.GetNumber()))
 		}
 	}
@@ -121,10 +155,14 @@ func (s *Service) job(r *round) {
 		changing[p.run] = changing[p.run] || len(g.changes()) > 0
 	}
 	for _, run := range r.in.Runs {
-		if n := run.GetNumber(); !changing[n] && len(r.over) == 0 {
+		if n := run.GetNumber(); !changing[n] && len(r.over) == 0 && !s.isUntold(n) {
 			r.conclude(run, s.tally(n))
 		}
 	}
+}
+
+func (s *Service) isUntold(run uint64) bool {
+	return slices.ContainsFunc(s.untold, func(e store.RunEnd) bool { return e.Run.GetNumber() == run })
 }
 
 // fits reports whether a group is of the mode that the job has.
@@ -203,7 +241,27 @@ func (r *round) attempt(g *group) {
 	}
 	r.dedupe(g)
 	r.retry(g)
+	if r.run(g).GetWanted() > MaxEndedTasks/MaxHistory && g.done() {
+		r.onlyDone(g)
+	}
 	r.trim(g)
+}
+
+// onlyDone forgets the tries of a slot that did not complete: of each of many slots one
+// task has to stay, and no more.
+func (r *round) onlyDone(g *group) {
+	found := false
+	for _, it := range g.items {
+		if it.gone || it.live() {
+			continue
+		}
+		if store.State(it.t) == store.Complete && !found {
+			found = true
+			continue
+		}
+		it.want(store.Shutdown)
+		it.gone = true
+	}
 }
 
 // retry makes a task where there is none that is live, and none has completed.

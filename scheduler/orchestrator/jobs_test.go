@@ -154,7 +154,7 @@ func (w *jobWorld) ended(run *schedulerpb.ServiceRun) {
 		}
 	}
 	for _, t := range w.tasks {
-		if t.GetIteration() == run.GetNumber() && store.Live(t) && run.GetState() != store.RunGoing {
+		if t.GetIteration() == run.GetNumber() && store.Live(t) && run.GetState() != store.RunGoing && run.GetState() != store.RunStopped {
 			w.t.Fatalf("run %d has ended and has the task %v", run.GetNumber(), t)
 		}
 	}
@@ -335,6 +335,127 @@ func TestTasksOfFormerRunsAreForgotten(t *testing.T) {
 	}
 	if len(of) != 2 || of[5] != 400 || of[4] != 400 {
 		t.Errorf("tasks are kept of runs %v", of)
+	}
+}
+
+// wide has the job have that many slots, all at a time.
+func (w *jobWorld) wide(slots uint64) {
+	j := w.service.GetSpec().GetReplicatedJob()
+	j.TotalCompletions, j.MaxConcurrent = slots, slots
+}
+
+// turn has everybody work once.
+func (w *jobWorld) turn(fails func(*schedulerpb.Task) bool) {
+	w.now = w.now.Add(time.Second)
+	w.reconcile(all)
+	w.placeJob()
+	for _, id := range slices.Sorted(maps.Keys(w.tasks)) {
+		w.step(id, fails(w.tasks[id]))
+	}
+}
+
+func never(*schedulerpb.Task) bool { return false }
+
+// TestTasksOfStoppedRunsAreForgotten as those of runs that came to their end are, also
+// where none of them did anything.
+func TestTasksOfStoppedRunsAreForgotten(t *testing.T) {
+	for _, works := range []bool{false, true} {
+		w := newJobWorld(t, false, nil)
+		w.wide(400)
+		for range 6 {
+			w.begin(true)
+			for range map[bool]int{false: 1, true: 3}[works] {
+				w.turn(never)
+			}
+		}
+		w.begin(true)
+		w.settle()
+		if len(w.tasks) > MaxEndedTasks {
+			t.Errorf("%d tasks are kept of runs that have ended: %s", len(w.tasks), w.states())
+		}
+	}
+}
+
+// TestARunOfManyTasksKeepsNone once it has ended, or was stopped: its record says how far
+// it came.
+func TestARunOfManyTasksKeepsNone(t *testing.T) {
+	w := newJobWorld(t, false, nil)
+	w.wide(MaxEndedTasks + 200)
+	w.begin(true)
+	w.settle()
+	w.want(t, "1 completed 1200+0")
+	if len(w.tasks) > 0 {
+		t.Errorf("%d tasks are kept", len(w.tasks))
+	}
+	w.begin(true)
+	for len(w.completed) < 2*MaxEndedTasks+100 {
+		w.turn(never)
+	}
+	done := len(w.completed) - 1200
+	w.begin(true)
+	for range 3 {
+		w.turn(never)
+	}
+	if got, want := w.states(), fmt.Sprintf("1 completed 1200+0, 2 stopped %d+0, 3 running 0+0", done); got != want {
+		t.Errorf("its runs are %s, want %s", got, want)
+	}
+	w.settle()
+	if len(w.tasks) > 0 {
+		t.Errorf("%d tasks are kept", len(w.tasks))
+	}
+}
+
+// TestOneTaskIsKeptOfASlotThatIsDone while a run of many goes on.
+func TestOneTaskIsKeptOfASlotThatIsDone(t *testing.T) {
+	w := newJobWorld(t, false, nil)
+	slots := uint64(MaxEndedTasks/MaxHistory + 1)
+	w.wide(slots)
+	w.begin(true)
+	failed := map[uint32]int{}
+	for range 40 {
+		w.turn(func(x *schedulerpb.Task) bool {
+			if store.State(x) != store.Running || x.GetSlot() > 1 && failed[x.GetSlot()] >= 2 {
+				return false
+			}
+			failed[x.GetSlot()]++
+			return true
+		})
+	}
+	w.reconcile(all)
+	ended := map[uint32]int{}
+	for _, x := range w.tasks {
+		if !store.Live(x) {
+			ended[x.GetSlot()]++
+		}
+	}
+	if uint64(len(w.completed)) != slots-1 || ended[1] != MaxHistory {
+		t.Fatalf("%d slots are done, of the first are %d tries", len(w.completed), ended[1])
+	}
+	for slot := uint32(2); uint64(slot) <= slots; slot++ {
+		if ended[slot] != 1 {
+			t.Fatalf("slot %d has %d tasks", slot, ended[slot])
+		}
+	}
+}
+
+// TestARunWithoutItsRevision that can be used is no reason to stop planning.
+func TestARunWithoutItsRevision(t *testing.T) {
+	for _, global := range []bool{false, true} {
+		w := newJobWorld(t, global, nil)
+		w.begin(true)
+		w.reconcile(all)
+		w.update()
+		for _, memory := range []*Service{w.memory, NewService()} {
+			in := w.input()
+			in.RequestOf = func(uint64) *placement.Request { return nil }
+			for _, slot := range memory.Plan(in).Slots {
+				for _, c := range slot {
+					if c.Old == nil {
+						t.Errorf("made %v", c.New)
+					}
+				}
+			}
+		}
 	}
 }
 

@@ -5,8 +5,8 @@ import "time"
 const (
 	// MaxHistory is how many ended tasks are kept of a slot.
 	MaxHistory = 5
-	// MaxEndedTasks is how many tasks are kept of runs of a job that have ended; those of
-	// the newest of them are kept in any case.
+	// MaxEndedTasks is how many tasks are kept of the runs of a job that have ended: of each
+	// all or none, the newest first.
 	MaxEndedTasks = 1000
 	// maxCreates bounds the tasks one plan makes. The rest follows in the next,
 	// so that one large service neither fills the memory nor keeps the others

@@ -35,11 +35,13 @@ type Service struct {
 	due   time.Time
 
 	// Of a job: the runs for which this holds, what is summed up of each, those the tasks
-	// of which are kept, and among them those that go on.
+	// of which are kept, and among them those that go on; and those of which the record
+	// is to say how far they came before their tasks can be forgotten.
 	runs    string
 	tallies map[uint64]*tally
 	kept    map[uint64]bool
 	going   []uint64
+	untold  []store.RunEnd
 }
 
 // place is a slot of a replicated service, or a node of a global one (slot 0), in one of
@@ -114,10 +116,17 @@ func (s *Service) reset(in Input) {
 		dirty: map[place]struct{}{}, groups: map[place]summary{},
 		stale: map[place]struct{}{}, timed: map[place]struct{}{}, failures: map[place]string{}, old: map[uint64]int{}, low: 1,
 	}
-	s.learn(in)
+	of := map[uint64]*held{} // by run
 	for t := range in.Tasks {
 		s.Touch(t)
+		if n := t.GetIteration(); len(in.Runs) > 0 {
+			if of[n] == nil {
+				of[n] = &held{done: map[place]bool{}, lost: map[place]bool{}}
+			}
+			of[n].add(t)
+		}
 	}
+	s.learn(in, of)
 	if spec.PerNode(in.Service.GetSpec()) {
 		for n := range in.Nodes {
 			s.TouchNode(n.GetId())
@@ -327,7 +336,8 @@ func (r *round) kept(g *group) bool {
 
 // creatable reports whether a new task may be made in the group.
 func (r *round) creatable(g *group) bool {
-	return g.slot > 0 || Welcomes(r.in.Node(g.node), r.request(g))
+	req := r.request(g)
+	return req != nil && (g.slot > 0 || Welcomes(r.in.Node(g.node), req))
 }
 
 // Reconcile plans for a service of which nothing is remembered.

@@ -115,11 +115,11 @@ func validateJob(s *schedulerpb.ServiceSpec) error {
 		return nil
 	}
 	if j := s.GetReplicatedJob(); j != nil {
-		if n := j.GetTotalCompletions(); n < 1 || n > MaxReplicas {
-			return fmt.Errorf("total completions is %d: use 1 to %d", n, MaxReplicas)
+		if n := j.GetTotalCompletions(); n < 1 || n > MaxCompletions {
+			return fmt.Errorf("total completions is %d: use 1 to %d", n, MaxCompletions)
 		}
-		if n := j.GetMaxConcurrent(); n > MaxReplicas {
-			return fmt.Errorf("max concurrent is %d: use 1 to %d, or 0 for all at once", n, MaxReplicas)
+		if n := j.GetMaxConcurrent(); n > MaxCompletions {
+			return fmt.Errorf("max concurrent is %d: use 1 to %d, or 0 for all at once", n, MaxCompletions)
 		}
 	}
 	switch t := s.GetTask(); {
@@ -139,8 +139,12 @@ func validateSchedule(c *schedulerpb.Schedule) error {
 	if c == nil {
 		return nil
 	}
-	if _, err := cron.Parse(c.GetExpression(), c.GetTimeZone()); err != nil {
+	sch, err := cron.Parse(c.GetExpression(), c.GetTimeZone())
+	if err != nil {
 		return err
+	}
+	if sch.Next(time.Now()).IsZero() { // as "0 0 29 2 */7", which is a Sunday every 28 years
+		return fmt.Errorf("schedule %q: it is due at no time within the next nine years: leave out a field", c.GetExpression())
 	}
 	switch c.GetConcurrency() {
 	case Allow, Forbid, Replace:

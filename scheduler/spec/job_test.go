@@ -3,6 +3,7 @@ package spec_test
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -43,11 +44,11 @@ func TestJobRefusals(t *testing.T) {
 		"a schedule is for jobs": func(sp *schedulerpb.ServiceSpec) {
 			sp.Mode, sp.Schedule = nil, &schedulerpb.Schedule{Expression: "@daily"}
 		},
-		"total completions is 0":      func(sp *schedulerpb.ServiceSpec) { sp.GetReplicatedJob().TotalCompletions = 0 },
-		"total completions is 100001": func(sp *schedulerpb.ServiceSpec) { sp.GetReplicatedJob().TotalCompletions = spec.MaxReplicas + 1 },
-		"max concurrent is 100001":    func(sp *schedulerpb.ServiceSpec) { sp.GetReplicatedJob().MaxConcurrent = spec.MaxReplicas + 1 },
-		"update settings are for":     func(sp *schedulerpb.ServiceSpec) { sp.Update = &schedulerpb.UpdateConfig{} },
-		"rollback settings are for":   func(sp *schedulerpb.ServiceSpec) { sp.Rollback = &schedulerpb.UpdateConfig{} },
+		"total completions is 0":     func(sp *schedulerpb.ServiceSpec) { sp.GetReplicatedJob().TotalCompletions = 0 },
+		"total completions is 10001": func(sp *schedulerpb.ServiceSpec) { sp.GetReplicatedJob().TotalCompletions = spec.MaxCompletions + 1 },
+		"max concurrent is 10001":    func(sp *schedulerpb.ServiceSpec) { sp.GetReplicatedJob().MaxConcurrent = spec.MaxCompletions + 1 },
+		"update settings are for":    func(sp *schedulerpb.ServiceSpec) { sp.Update = &schedulerpb.UpdateConfig{} },
+		"rollback settings are for":  func(sp *schedulerpb.ServiceSpec) { sp.Rollback = &schedulerpb.UpdateConfig{} },
 		"restart condition is any": func(sp *schedulerpb.ServiceSpec) {
 			sp.Task.Restart = &taskpb.RestartPolicy{Condition: taskpb.RestartPolicy_CONDITION_ANY}
 		},
@@ -70,4 +71,20 @@ func TestJobRefusals(t *testing.T) {
 			t.Errorf("it says %v, want %s", err, want)
 		}
 	}
+}
+
+// TestAScheduleThatDoesNotCome is refused by when it is: a 29 February is a Sunday every 28
+// years.
+func TestAScheduleThatDoesNotCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // from 2000 on
+		sp := schedulertest.JobSpec("job", 0, 3)
+		sp.Schedule = &schedulerpb.Schedule{Expression: "0 0 29 2 */7"}
+		if err := spec.Validate(spec.Normalize(sp)); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(5 * 365 * 24 * time.Hour)
+		if err := spec.Validate(spec.Normalize(sp)); err == nil || !strings.Contains(err.Error(), "due at no time within the next nine years") {
+			t.Errorf("in %v it says %v", time.Now(), err)
+		}
+	})
 }

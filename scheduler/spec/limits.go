@@ -76,10 +76,13 @@ const (
 	MaxMonitor     = 24 * time.Hour
 
 	// Jobs: a change of leader takes well less than MinStartWithin, so that it has
-	// nobody miss a run. MaxKeep bounds the runs that are kept of one job.
+	// nobody miss a run. MaxKeep bounds the runs that are kept of one job, and
+	// MaxCompletions what those of them that go on at a time are to complete together: a
+	// task is kept of each until its run has ended.
 	MinStartWithin = time.Minute
 	MaxStartWithin = 7 * 24 * time.Hour
 	MaxKeep        = 100
+	MaxCompletions = 10_000
 
 	MaxRebalancePause = 24 * time.Hour
 

@@ -48,20 +48,20 @@ func due(tx *raftstore.Tx, next *schedulerpb.Service) (again time.Time, err erro
 	if last.Before(first) {
 		last = first // the data of its zone changed
 	}
-	times, goes := sch.Passed(first, now), going(tx, next.GetId())
-	latest := last.Add(spec.StartWithin(next.GetSpec()))
+	goes, latest := going(tx, next.GetId()), last.Add(spec.StartWithin(next.GetSpec()))
 	concurrency := next.GetSpec().GetSchedule().GetConcurrency()
+	forbidden := len(goes) > 0 && concurrency == spec.Forbid
 	switch {
-	case now.After(latest) && len(goes) > 0 && concurrency == spec.Forbid:
-		err = miss(tx, next, first, last, times, stillGoing(goes[0]))
+	case forbidden && now.After(latest):
+		err = miss(tx, next, sch, first, last, stillGoing(goes[0]))
 	case now.After(latest):
-		err = miss(tx, next, first, last, times, "it could not be begun in time: no manager led the cluster")
-	case len(goes) > 0 && concurrency == spec.Forbid:
+		err = miss(tx, next, sch, first, last, "it could not be begun in time")
+	case forbidden:
 		return latest, nil
-	case len(goes) >= MaxGoing && concurrency == spec.Allow:
-		err = miss(tx, next, first, last, times, fmt.Sprintf("%d runs were going already", MaxGoing))
+	case concurrency == spec.Allow && full(goes, next.GetSpec()) != "":
+		err = miss(tx, next, sch, first, last, full(goes, next.GetSpec()))
 	default:
-		err = catchUp(tx, next, sch, first, last, times)
+		err = catchUp(tx, next, sch, first, last)
 	}
 	if err != nil {
 		return again, err
@@ -70,15 +70,15 @@ func due(tx *raftstore.Tx, next *schedulerpb.Service) (again time.Time, err erro
 }
 
 // catchUp begins the run that was due last, and records what was missed before it.
-func catchUp(tx *raftstore.Tx, next *schedulerpb.Service, sch *cron.Schedule, first, last time.Time, times int) error {
-	if times > 1 {
-		why := "a later one was begun: no manager led the cluster"
+func catchUp(tx *raftstore.Tx, next *schedulerpb.Service, sch *cron.Schedule, first, last time.Time) error {
+	if last.After(first) {
+		why := "a later one was begun"
 		for _, run := range Runs(tx, next.GetId()) {
 			if run.GetBeganAt() > 0 && run.GetEndedAt() > first.UnixNano() {
 				why = stillGoing(run)
 			}
 		}
-		if err := miss(tx, next, first, sch.Last(last.Add(-time.Nanosecond)), times-1, why); err != nil {
+		if err := miss(tx, next, sch, first, sch.Last(last.Add(-time.Nanosecond)), why); err != nil {
 			return err
 		}
 	}
@@ -92,25 +92,36 @@ func stillGoing(run *schedulerpb.ServiceRun) string {
 	return fmt.Sprintf("run %d was still going", run.GetNumber())
 }
 
-// BeginRun begins a run of a job now, which by asked for, and returns its number. Its
-// schedule goes on as it is.
-func BeginRun(ctx context.Context, s *raftstore.Store, id, by string) (number uint64, err error) {
+// Beginning is who has a run begin.
+type Beginning struct {
+	By string
+	// Judged, if not nil, is the spec by which it was judged whether it may; another is
+	// not begun.
+	Judged *schedulerpb.ServiceSpec
+}
+
+// BeginRun begins a run of a job now and returns its number. Its schedule goes on as it
+// is.
+func BeginRun(ctx context.Context, s *raftstore.Store, id string, b Beginning) (number uint64, err error) {
 	err = s.Update(ctx, func(tx *raftstore.Tx) error {
 		old, err := job(tx, id)
 		if err != nil {
 			return err
+		}
+		if b.Judged != nil && !proto.Equal(b.Judged, old.GetSpec()) {
+			return ErrChanged
 		}
 		next, name := proto.CloneOf(old), old.GetSpec().GetName()
 		goes := going(tx, id)
 		switch c := old.GetSpec().GetSchedule().GetConcurrency(); {
 		case c == spec.Forbid && len(goes) > 0:
 			return refuse("run %d of job %s is still going, and its concurrency is forbid: wait for it, or have it be replace or allow", goes[0].GetNumber(), name)
-		case c == spec.Allow && len(goes) >= MaxGoing:
-			return refuse("%d runs of job %s are going already: wait for one to end", len(goes), name)
+		case c == spec.Allow && full(goes, old.GetSpec()) != "":
+			return refuse("no run of job %s can begin, as %s: wait for one to end", name, full(goes, old.GetSpec()))
 		case c == spec.Allow || c == spec.Forbid:
-			err = beginRun(tx, next, 0, by)
+			err = beginRun(tx, next, 0, b.By)
 		default:
-			err = replaceGoing(tx, next, 0, by)
+			err = replaceGoing(tx, next, 0, b.By)
 		}
 		if err != nil {
 			return err
@@ -122,31 +133,26 @@ func BeginRun(ctx context.Context, s *raftstore.Store, id, by string) (number ui
 }
 
 // Suspend has the schedule of a job not count, or count again from now on; runs that go
-// on are left alone. Due times between are missed. It does nothing where that is so.
+// on are left alone. Due times between are missed, and so is one that waits. It does
+// nothing where that is so.
 func Suspend(ctx context.Context, s *raftstore.Store, id string, suspend bool) error {
 	return s.Update(ctx, func(tx *raftstore.Tx) error {
 		old, err := job(tx, id)
 		switch {
 		case err != nil:
 			return err
-		case old.GetSpec().GetSchedule() == nil:
+		case old.GetSpec().GetSchedule() == nil && (suspend || old.GetSuspendedSince() == 0):
 			return refuse("job %s has no schedule to suspend", old.GetSpec().GetName())
 		case suspend == (old.GetSuspendedSince() != 0):
 			return nil
 		}
 		next := proto.CloneOf(old)
+		if err := missPassed(tx, old, next, suspendedWhy); err != nil {
+			return err
+		}
 		if suspend {
 			next.SuspendedSince, next.Due = tx.Now().UnixNano(), 0
 			return Services.Put(tx, next)
-		}
-		sch, err := spec.ScheduleOf(old.GetSpec())
-		if err != nil {
-			return err
-		}
-		if first := sch.Next(time.Unix(0, old.GetSuspendedSince())); !first.IsZero() && !first.After(tx.Now()) {
-			if err = miss(tx, next, first, sch.Last(tx.Now()), sch.Passed(first, tx.Now()), "its schedule was suspended"); err != nil {
-				return err
-			}
 		}
 		next.SuspendedSince = 0
 		if err := reschedule(tx, next); err != nil {

@@ -56,7 +56,12 @@ func jobSpec(name string, c *schedulerpb.Schedule) *schedulerpb.ServiceSpec {
 
 func newJob(t *testing.T, s *raftstore.Store, c *schedulerpb.Schedule) string {
 	t.Helper()
-	id, err := store.CreateService(t.Context(), s, jobSpec("job", c))
+	return newJobNamed(t, s, "job", c)
+}
+
+func newJobNamed(t *testing.T, s *raftstore.Store, name string, c *schedulerpb.Schedule) string {
+	t.Helper()
+	id, err := store.CreateService(t.Context(), s, jobSpec(name, c))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +157,7 @@ func TestAJobRunsAnewWhenItIsAnother(t *testing.T) {
 	wantHistory(t, s, id, "1 stopped, 2 running")
 	changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) { sp.GetReplicatedJob().TotalCompletions = 5 })
 	wantHistory(t, s, id, "1 stopped, 2 stopped, 3 running")
-	if n, err := store.BeginRun(t.Context(), s, id, "somebody"); err != nil || n != 4 {
+	if n, err := store.BeginRun(t.Context(), s, id, store.Beginning{By: "somebody"}); err != nil || n != 4 {
 		t.Fatal(n, err)
 	}
 	if svc := serviceOf(t, s, id); svc.GetUpdateStatus() != nil || svc.GetRevision() != 2 || svc.GetRun() != 4 {
@@ -197,10 +202,10 @@ func TestWhatIsMissedIsSaid(t *testing.T) {
 	id := newJob(t, s, &schedulerpb.Schedule{Expression: "*/10 * * * *", StartWithinNs: int64(5 * time.Minute)})
 	c.put(when(t, "2026-01-01T01:06:00Z")) // nobody led for an hour
 	begin(t, s, id)
-	wantHistory(t, s, id, "1 missed 00:10-01:00 x6 (it could not be begun in time: no manager led the cluster)")
+	wantHistory(t, s, id, "1 missed 00:10-01:00 x6 (it could not be begun in time)")
 	c.put(when(t, "2026-01-01T01:34:00Z"))
 	begin(t, s, id) // in time for the last
-	wantHistory(t, s, id, "1 missed 00:10-01:00 x6 (it could not be begun in time: no manager led the cluster), 2 missed 01:10-01:20 x2 (a later one was begun: no manager led the cluster), 3 running 01:30")
+	wantHistory(t, s, id, "1 missed 00:10-01:00 x6 (it could not be begun in time), 2 missed 01:10-01:20 x2 (a later one was begun), 3 running 01:30")
 	c.put(when(t, "2026-01-01T01:42:00Z"))
 	if again := begin(t, s, id); !again.Equal(when(t, "2026-01-01T01:45:00Z")) {
 		t.Errorf("it is asked again at %v", again)
@@ -236,11 +241,11 @@ func TestConcurrency(t *testing.T) {
 		t.Error(h)
 	}
 	var refused *store.RefusedError
-	if _, err := store.BeginRun(t.Context(), s, id, ""); !errors.As(err, &refused) {
+	if _, err := store.BeginRun(t.Context(), s, id, store.Beginning{}); !errors.As(err, &refused) {
 		t.Errorf("one more by hand: %v", err)
 	}
 	changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) { sp.Schedule.Concurrency = spec.Forbid })
-	if _, err := store.BeginRun(t.Context(), s, id, ""); !errors.As(err, &refused) || !strings.Contains(err.Error(), "run 2 of job job is still going") {
+	if _, err := store.BeginRun(t.Context(), s, id, store.Beginning{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "run 2 of job job is still going") {
 		t.Errorf("one more by hand: %v", err)
 	}
 }
@@ -281,6 +286,97 @@ func TestSuspend(t *testing.T) {
 		if err := store.Suspend(t.Context(), s, id, true); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %s", err, want)
 		}
+	}
+}
+
+// TestWhatWaitsIsMissed where its schedule ends, or is another, before the run that it
+// waits for does: no due time is lost without a word.
+func TestWhatWaitsIsMissed(t *testing.T) {
+	for want, change := range map[string]func(*raftstore.Store, string){
+		"its schedule was suspended": func(s *raftstore.Store, id string) {
+			if err := store.Suspend(t.Context(), s, id, true); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"its schedule was changed": func(s *raftstore.Store, id string) {
+			changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) { sp.Schedule.Expression = "@daily" })
+		},
+		"its schedule was removed": func(s *raftstore.Store, id string) {
+			changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) { sp.Schedule = nil })
+		},
+	} {
+		s, c := jobWorld(t, "2026-01-01T00:00:00Z")
+		id := newJob(t, s, &schedulerpb.Schedule{Expression: "*/10 * * * *"})
+		change(s, newJobNamed(t, s, "other", &schedulerpb.Schedule{Expression: "*/10 * * * *"})) // nothing is due
+		c.add(10 * time.Minute)
+		begin(t, s, id)
+		c.add(11 * time.Minute)
+		if begin(t, s, id).IsZero() {
+			t.Fatal("it does not wait")
+		}
+		change(s, id)
+		wantHistory(t, s, id, "1 running 00:10, 2 missed 00:20-00:20 x1 ("+want+")")
+		if svc := serviceOf(t, s, id); svc.GetDue() != 0 && time.Unix(0, svc.GetDue()).Before(c.Now()) {
+			t.Errorf("it is still due at %v", time.Unix(0, svc.GetDue()))
+		}
+	}
+}
+
+// TestWhatIsSuspendedStaysSo while its schedule is gone.
+func TestWhatIsSuspendedStaysSo(t *testing.T) {
+	s, c := jobWorld(t, "2026-01-01T00:00:00Z")
+	id := newJob(t, s, &schedulerpb.Schedule{Expression: "@hourly"})
+	if err := store.Suspend(t.Context(), s, id, true); err != nil {
+		t.Fatal(err)
+	}
+	c.add(90 * time.Minute)
+	changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) { sp.Schedule = nil })
+	wantHistory(t, s, id, "1 missed 01:00-01:00 x1 (its schedule was suspended)")
+	c.add(24 * time.Hour)
+	changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) { sp.Schedule = &schedulerpb.Schedule{Expression: "@hourly"} })
+	c.add(2 * time.Hour)
+	begin(t, s, id)
+	wantHistory(t, s, id, "1 missed 01:00-01:00 x1 (its schedule was suspended)")
+	if err := store.Suspend(t.Context(), s, id, false); err != nil {
+		t.Fatal(err)
+	}
+	wantHistory(t, s, id, "1 missed 01:00-03:00 x3 (its schedule was suspended)")
+	c.add(30 * time.Minute)
+	begin(t, s, id)
+	if h := history(t, s, id); !strings.HasSuffix(h, "2 running 04:00") {
+		t.Error(h)
+	}
+}
+
+// TestCompletionsOfRunsThatGoOn are bounded together.
+func TestCompletionsOfRunsThatGoOn(t *testing.T) {
+	s, c := jobWorld(t, "2026-01-01T00:00:00Z")
+	id := newJob(t, s, &schedulerpb.Schedule{Expression: "* * * * *", Concurrency: spec.Allow})
+	changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) {
+		sp.GetReplicatedJob().TotalCompletions = spec.MaxCompletions * 2 / 5
+	})
+	for range 3 {
+		c.add(time.Minute)
+		begin(t, s, id)
+	}
+	wantHistory(t, s, id, "1 running 00:01, 2 running 00:02, 3 missed 00:03-00:03 x1 (2 runs were going already, and with it they would have 12000 completions: at most 10000 may be)")
+	var refused *store.RefusedError
+	if _, err := store.BeginRun(t.Context(), s, id, store.Beginning{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "at most 10000 may be: wait for one to end") {
+		t.Errorf("one more by hand: %v", err)
+	}
+}
+
+// TestARunIsOfWhatWasJudged and of nothing that took its place since.
+func TestARunIsOfWhatWasJudged(t *testing.T) {
+	s, _ := jobWorld(t, "2026-01-01T00:00:00Z")
+	id := newJob(t, s, nil)
+	judged := serviceOf(t, s, id).GetSpec()
+	if _, err := store.BeginRun(t.Context(), s, id, store.Beginning{Judged: judged}); err != nil {
+		t.Fatal(err)
+	}
+	changeService(t, s, id, func(sp *schedulerpb.ServiceSpec) { sp.Task.Priority = 9 })
+	if _, err := store.BeginRun(t.Context(), s, id, store.Beginning{Judged: judged}); !errors.Is(err, store.ErrChanged) {
+		t.Error(err)
 	}
 }
 

@@ -8,12 +8,15 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/cron"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 )
 
 // MaxGoing bounds the runs of one job that go on at a time.
 const MaxGoing = 10
+
+const suspendedWhy = "its schedule was suspended"
 
 // Short names of how runs stand.
 const (
@@ -43,6 +46,21 @@ func Runs(r raftstore.Reader, serviceID string) []*schedulerpb.ServiceRun {
 
 func going(r raftstore.Reader, serviceID string) []*schedulerpb.ServiceRun {
 	return slices.DeleteFunc(Runs(r, serviceID), func(run *schedulerpb.ServiceRun) bool { return run.GetState() != RunGoing })
+}
+
+// full says why no run of a job can begin beside those that go on; empty: one can.
+func full(goes []*schedulerpb.ServiceRun, sp *schedulerpb.ServiceSpec) string {
+	completions := spec.Size(sp)
+	for _, run := range goes {
+		completions += run.GetWanted()
+	}
+	switch {
+	case len(goes) >= MaxGoing:
+		return fmt.Sprintf("%d runs were going already", len(goes))
+	case len(goes) > 0 && completions > spec.MaxCompletions:
+		return fmt.Sprintf("%d runs were going already, and with it they would have %d completions: at most %d may be", len(goes), completions, spec.MaxCompletions)
+	}
+	return ""
 }
 
 // beginRun begins a run of next, which the caller writes. due is when its schedule had
@@ -94,20 +112,47 @@ func replaceGoing(tx *raftstore.Tx, next *schedulerpb.Service, due int64, by str
 	return beginRun(tx, next, due, by)
 }
 
-// miss records that the due times from first to last were missed, times in all. What was
-// missed for the same reason just before is one record with it, so that it drives no
-// runs out of those that are kept.
-func miss(tx *raftstore.Tx, next *schedulerpb.Service, first, last time.Time, times int, why string) error {
-	now := tx.Now().UnixNano()
+// miss records that the due times from first to last were missed. What was missed for
+// the same reason just before is one record with it, so that it drives no runs out of
+// those that are kept.
+func miss(tx *raftstore.Tx, next *schedulerpb.Service, sch *cron.Schedule, first, last time.Time, why string) error {
+	now, times := tx.Now().UnixNano(), uint64(1)
+	if last.After(first) {
+		times = uint64(sch.Passed(first, last))
+	}
 	if newest, ok := ServiceRuns.Get(tx, RunID(next.GetId(), next.GetRun())); ok && newest.GetState() == RunMissed && newest.GetMessage() == why {
 		newest = proto.CloneOf(newest)
-		newest.EndedAt, newest.LastDueAt, newest.Times = now, last.UnixNano(), newest.GetTimes()+uint64(times)
+		newest.EndedAt, newest.LastDueAt, newest.Times = now, last.UnixNano(), newest.GetTimes()+times
 		return ServiceRuns.Put(tx, newest)
 	}
 	next.Run++
 	return putRun(tx, next, &schedulerpb.ServiceRun{
-		State: RunMissed, DueAt: first.UnixNano(), LastDueAt: last.UnixNano(), EndedAt: now, Times: uint64(times), Message: why,
+		State: RunMissed, DueAt: first.UnixNano(), LastDueAt: last.UnixNano(), EndedAt: now, Times: times, Message: why,
 	})
+}
+
+// missPassed records what old's schedule has had until now and nobody has answered,
+// before that schedule ends or begins to count: for why, or for being suspended.
+func missPassed(tx *raftstore.Tx, old, next *schedulerpb.Service, why string) error {
+	sch, err := spec.ScheduleOf(old.GetSpec())
+	if err != nil || sch == nil {
+		return err
+	}
+	first := time.Unix(0, old.GetDue()).UTC()
+	switch {
+	case old.GetSuspendedSince() != 0:
+		first, why = sch.Next(time.Unix(0, old.GetSuspendedSince())), suspendedWhy
+	case old.GetDue() == 0:
+		return nil
+	}
+	if first.IsZero() || first.After(tx.Now()) {
+		return nil
+	}
+	last := sch.Last(tx.Now())
+	if last.Before(first) {
+		last = first // the data of its zone changed
+	}
+	return miss(tx, next, sch, first, last, why)
 }
 
 // startJob begins the first run of a new job, or says when that is due.
@@ -123,15 +168,26 @@ func startJob(tx *raftstore.Tx, next *schedulerpb.Service, by string) error {
 
 // changeJob follows the change of a job's spec. One without a schedule runs anew where
 // what runs is another, or how much of it; one with a schedule does so when it is due.
+// What is suspended stays so, also where it has no schedule for a while.
 func changeJob(tx *raftstore.Tx, old, next *schedulerpb.Service, replaced bool, by string) error {
 	was, is := old.GetSpec().GetSchedule(), next.GetSpec().GetSchedule()
 	switch {
 	case is == nil:
-		next.Due, next.SuspendedSince = 0, 0
+		if err := missPassed(tx, old, next, "its schedule was removed"); err != nil {
+			return err
+		}
+		next.Due = 0
 		if replaced || spec.Size(old.GetSpec()) != spec.Size(next.GetSpec()) {
 			return replaceGoing(tx, next, 0, by)
 		}
+	case was == nil && old.GetSuspendedSince() != 0:
+		next.SuspendedSince = tx.Now().UnixNano() // before, nothing was due
 	case was.GetExpression() != is.GetExpression() || was.GetTimeZone() != is.GetTimeZone():
+		if old.GetSuspendedSince() == 0 {
+			if err := missPassed(tx, old, next, "its schedule was changed"); err != nil {
+				return err
+			}
+		}
 		return reschedule(tx, next)
 	}
 	return nil

@@ -154,6 +154,7 @@ func (e *explainer) runs() (out []string) {
 		out = append(out, after(fmt.Sprintf("run %d %s, %d of %d tasks completed", run.GetNumber(), state, run.GetCompleted(), run.GetWanted()), run.GetMessage()))
 	}
 	switch {
+	case e.svc.GetSpec().GetSchedule() == nil:
 	case e.svc.GetSuspendedSince() != 0:
 		out = append(out, "its schedule is suspended since "+time.Unix(0, e.svc.GetSuspendedSince()).UTC().Format(time.RFC3339))
 	case e.svc.GetDue() != 0:

@@ -7,8 +7,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
 	meshstore "github.com/redoubt-cluster/redoubt/mesh/store"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/orchestrator"
 	"github.com/redoubt-cluster/redoubt/scheduler/placement"
@@ -19,22 +21,51 @@ import (
 
 // BeginRun begins a run of a job, of what it is now.
 func (s *Server) BeginRun(ctx context.Context, req *controlpb.BeginRunRequest) (*controlpb.BeginRunResponse, error) {
-	id, err := s.serviceID(ctx, req.GetService())
+	svc, err := s.mayRun(ctx, req.GetService())
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateTimeout)
 	defer cancel()
-	run, err := schedstore.BeginRun(ctx, s.c.Store, id, caller(ctx))
+	run, err := schedstore.BeginRun(ctx, s.c.Store, svc.GetId(), schedstore.Beginning{By: caller(ctx), Judged: svc.GetSpec()})
 	if err != nil {
 		return nil, err
 	}
-	return &controlpb.BeginRunResponse{Id: id, Run: run}, nil
+	return &controlpb.BeginRunResponse{Id: svc.GetId(), Run: run}, nil
 }
 
-// SuspendService has the schedule of a job not count, or count again.
+// mayRun finds the job of which the caller wants a run. It is judged by what the service
+// is, which no rule of the request knows: as an update of it would be, for what the
+// service itself needs. That the job may be run at all was judged before.
+func (s *Server) mayRun(ctx context.Context, ref string) (svc *schedulerpb.Service, err error) {
+	if err := s.view(ctx, func(r *raftstore.ReadTx) (err error) {
+		svc, err = schedstore.ResolveService(r, ref)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	acts, err := authz.ActsOf(controlpb.Control_UpdateService_FullMethodName, &controlpb.UpdateServiceRequest{Service: svc.GetId(), Spec: svc.GetSpec()})
+	if err != nil {
+		return nil, err
+	}
+	acts = slices.DeleteFunc(acts, func(a authz.Act) bool { return a.Kind != "Service" || a.Verb == "service.update" })
+	if len(acts) == 0 {
+		return svc, nil
+	}
+	id, ok := authz.FromContext(ctx)
+	if !ok || s.c.Roles == nil {
+		return nil, apierr.New(apierr.ReasonDenied, "", "nobody can say here whether service %s may be run", svc.GetSpec().GetName())
+	}
+	return svc, s.c.Roles.Judge(ctx, id, acts)
+}
+
+// SuspendService has the schedule of a job not count, or count again. Who has it count
+// again has the job run.
 func (s *Server) SuspendService(ctx context.Context, req *controlpb.SuspendServiceRequest) (*controlpb.SuspendServiceResponse, error) {
 	id, err := s.serviceID(ctx, req.GetService())
+	if err == nil && !req.GetSuspend() {
+		_, err = s.mayRun(ctx, id)
+	}
 	if err != nil {
 		return nil, err
 	}

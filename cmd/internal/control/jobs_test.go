@@ -1,20 +1,31 @@
 package control_test
 
 import (
+	"context"
 	"fmt"
+	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/cmd/internal/control"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/cmd/internal/roles"
 	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
+	"github.com/redoubt-cluster/redoubt/pki/authz"
+	"github.com/redoubt-cluster/redoubt/pki/pkipb"
+	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
+	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
+	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
 // job is a spec of a replicated job, global where concurrent is 0.
@@ -174,6 +185,62 @@ func TestSchedules(t *testing.T) {
 	wrong.Schedule = &schedulerpb.Schedule{Expression: "0 0 30 2 *"}
 	_, err = w.api.CreateService(t.Context(), &controlpb.CreateServiceRequest{Spec: wrong})
 	wantReason(t, err, apierr.ReasonInvalid, "would never run")
+}
+
+// TestARunNeedsWhatItsJobNeeds: who may not make a service that has capabilities or a
+// priority begins no run of one, and has its schedule not count again.
+func TestARunNeedsWhatItsJobNeeds(t *testing.T) {
+	w := newWorld(t)
+	schedulertest.Update(t, w.store, func(tx *raftstore.Tx) error {
+		for name, role := range map[string]string{"dave": "deployer", "olga": "operator"} {
+			if err := pkistore.People.Put(tx, &pkipb.Person{Id: name}); err != nil {
+				return err
+			}
+			if _, err := roles.Bind(tx, role, roles.Principal{Kind: pkipb.Principal_KIND_PERSON, Name: name}, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	judge, err := roles.New(w.store, &audit.Log{Store: w.store, Manager: w.manager})
+	if err != nil {
+		t.Fatal(err)
+	}
+	judged := control.New(control.Config{Store: w.store, Roles: judge, Logger: slog.New(slog.DiscardHandler)})
+	as := func(person string) context.Context {
+		return authz.NewContext(t.Context(), authz.Identity{Person: person, Source: &net.TCPAddr{}})
+	}
+	for verb, change := range map[string]func(*taskpb.TaskSpec){
+		"":                   func(*taskpb.TaskSpec) {},
+		"service.prioritize": func(task *taskpb.TaskSpec) { task.Priority = 5 },
+		"service.privileged": func(task *taskpb.TaskSpec) { task.Container.CapAdd = []string{"CAP_NET_ADMIN"} },
+	} {
+		sp := w.job("job"+strings.ReplaceAll(verb, ".", "-"), 1, 1)
+		sp.Schedule = &schedulerpb.Schedule{Expression: "@yearly", Concurrency: spec.Replace}
+		change(sp.Task)
+		id := w.create(sp)
+		for person, may := range map[string]bool{"dave": verb == "", "olga": true} {
+			ctx := as(person)
+			_, run := judged.BeginRun(ctx, &controlpb.BeginRunRequest{Service: sp.Name})
+			if _, err := judged.SuspendService(ctx, &controlpb.SuspendServiceRequest{Service: id, Suspend: true}); err != nil {
+				t.Errorf("%s may not suspend %s: %v", person, sp.Name, err)
+			}
+			_, resume := judged.SuspendService(ctx, &controlpb.SuspendServiceRequest{Service: id})
+			for what, err := range map[string]error{"run": run, "resume": resume} {
+				switch {
+				case may && err != nil:
+					t.Errorf("%s may not %s %s: %v", person, what, sp.Name, err)
+				case !may:
+					wantReason(t, err, apierr.ReasonDenied, "may not "+verb)
+				}
+			}
+		}
+		if verb == "" {
+			continue
+		}
+		_, err := w.api.BeginRun(as("olga"), &controlpb.BeginRunRequest{Service: id}) // it cannot ask
+		wantReason(t, err, apierr.ReasonDenied, "nobody can say here")
+	}
 }
 
 // TestAWatchTellsOfRuns: also when nothing but the record of a run changed, and of the

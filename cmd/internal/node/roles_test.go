@@ -113,6 +113,9 @@ Who has no role may what is the caller's own, as to ask who it is, and nothing e
 as people have them. Local root of a manager may what operator may, and what security-admin may for as long as there is no person who is and can call. The
 certificate of a node, one of another cluster and none at all may nothing of this.
 
+Of a job that has capabilities, devices or another filter of system calls, or a priority, a run needs ` + "`" + `service.privileged` + "`" + ` or ` + "`" + `service.prioritize` + "`" + ` besides
+` + "`" + `service.run` + "`" + `, and so does whoever has its schedule count again: it is judged by what the job is, as a change of it would be.
+
 ` + "`" + `break-glass` + "`" + ` is no role that anybody is given: it is what local root of one manager may after ` + "`" + `redoubt break-glass` + "`" + `, for a minute to four hours. Until somebody who
 was security-admin before it acknowledges it, what changes something and is not in its column is for those people alone, whatever roles and policies say since
 ([decision 110](decisions/0110-local-users-and-break-glass.md)). Breaking the glass, ending and acknowledging it are judged by no policy and are nobody's verbs.

@@ -545,9 +545,10 @@ type ControlClient interface {
 	RollbackService(ctx context.Context, in *RollbackServiceRequest, opts ...grpc.CallOption) (*RollbackServiceResponse, error)
 	// The specifications that a service had, as far as they are kept: one answer each.
 	StreamServiceHistory(ctx context.Context, in *StreamServiceHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamServiceHistoryResponse], error)
-	// Has a job run now, whatever its schedule.
+	// Has a job run now, whatever its schedule. Its handler has it judged by what the job
+	// itself needs, besides: service.privileged, service.prioritize.
 	BeginRun(ctx context.Context, in *BeginRunRequest, opts ...grpc.CallOption) (*BeginRunResponse, error)
-	// Has the schedule of a job not count, or count again.
+	// Has the schedule of a job not count, or count again, which is judged as a run is.
 	SuspendService(ctx context.Context, in *SuspendServiceRequest, opts ...grpc.CallOption) (*SuspendServiceResponse, error)
 	// The runs of a job, as far as they are kept: one answer each.
 	StreamRuns(ctx context.Context, in *StreamRunsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamRunsResponse], error)
@@ -1180,9 +1181,10 @@ type ControlServer interface {
 	RollbackService(context.Context, *RollbackServiceRequest) (*RollbackServiceResponse, error)
 	// The specifications that a service had, as far as they are kept: one answer each.
 	StreamServiceHistory(*StreamServiceHistoryRequest, grpc.ServerStreamingServer[StreamServiceHistoryResponse]) error
-	// Has a job run now, whatever its schedule.
+	// Has a job run now, whatever its schedule. Its handler has it judged by what the job
+	// itself needs, besides: service.privileged, service.prioritize.
 	BeginRun(context.Context, *BeginRunRequest) (*BeginRunResponse, error)
-	// Has the schedule of a job not count, or count again.
+	// Has the schedule of a job not count, or count again, which is judged as a run is.
 	SuspendService(context.Context, *SuspendServiceRequest) (*SuspendServiceResponse, error)
 	// The runs of a job, as far as they are kept: one answer each.
 	StreamRuns(*StreamRunsRequest, grpc.ServerStreamingServer[StreamRunsResponse]) error

@@ -97,7 +97,7 @@ func TestRunsAreTold(t *testing.T) {
 		r.State, r.Message = schedstore.RunFailed, "1 of 3 failed: exited with 2"
 	})
 	record(1, func(r *schedulerpb.ServiceRun) { r.Failed = 1 }) // nothing to tell
-	if _, err := schedstore.BeginRun(t.Context(), s, id, "person ann"); err != nil {
+	if _, err := schedstore.BeginRun(t.Context(), s, id, schedstore.Beginning{By: "person ann"}); err != nil {
 		t.Fatal(err)
 	}
 	record(2, func(r *schedulerpb.ServiceRun) { r.State = schedstore.RunCompleted })
