@@ -31,11 +31,6 @@ func (s *Server) collecting(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
-		case <-s.removed: // the disk is wanted back now
-			if err := s.volumes.Sweep(ctx); err != nil && ctx.Err() == nil {
-				s.log.Warn("cannot delete what is left of a volume that was removed, trying again later", "err", err)
-			}
-			continue
 		case <-ctx.Done():
 			return
 		}
@@ -58,7 +53,6 @@ func (s *Server) collect(ctx context.Context, now time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, collectTimeout)
 	defer cancel()
 	dead, removed, err := s.collectDead(ctx, now)
-	err = errors.Join(err, s.volumes.Sweep(ctx))
 	policy := image.Policy{
 		UnusedFor: s.config.GC.ImagesUnusedFor, High: s.config.GC.DiskHighPercent, Low: s.config.GC.DiskLowPercent,
 		Used: func() (int, error) {

@@ -183,6 +183,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	tasks.Go(func() { s.adopt(ctx) })
 	tasks.Go(func() { s.followRuntime(ctx) })
 	tasks.Go(func() { s.collecting(ctx) })
+	tasks.Go(func() { s.sweeping(ctx) })
 	tasks.Go(func() { <-ctx.Done(); srv.Stop() })
 	var lost error // read after tasks
 	if s.plugins != nil {

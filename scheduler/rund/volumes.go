@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
 
@@ -125,4 +126,23 @@ func (s *Server) removeVolumes(ctx context.Context, ids []string) map[string]str
 		}
 	}
 	return errs
+}
+
+// sweeping deletes what is left of volumes that were removed: at once, as the disk is wanted
+// back, and from time to time. It may take long, and nothing else waits for it.
+func (s *Server) sweeping(ctx context.Context) {
+	t := time.NewTimer(collectFirst)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+		case <-s.removed:
+		case <-ctx.Done():
+			return
+		}
+		if err := s.volumes.Sweep(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("cannot delete what is left of a volume that was removed, trying again later", "err", err)
+		}
+		t.Reset(collectEvery)
+	}
 }

@@ -8,4 +8,9 @@ const (
 	// What is copied of an image into a volume: entries in all, and how deep.
 	maxEntries = 1 << 20
 	maxDepth   = 256
+	// What a sweep has in memory: names of a directory, and directories to delete next.
+	sweepBatch = 256
+	maxTodo    = 1024
+	// maxSaid bounds what is said of an error, in bytes.
+	maxSaid = 200
 )

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -212,20 +211,6 @@ func (l *Local) List() (out []*taskpb.VolumeInstance, err error) {
 		out = append(out, is)
 	}
 	return out, nil
-}
-
-// Sweep is Driver's.
-func (l *Local) Sweep(ctx context.Context) error {
-	entries, err := os.ReadDir(l.dir)
-	for _, e := range entries {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if strings.HasPrefix(e.Name(), removed) {
-			err = errors.Join(err, os.RemoveAll(l.path(e.Name())))
-		}
-	}
-	return err
 }
 
 // Features is Driver's.
