@@ -1100,6 +1100,8 @@ type ServiceSpecRecord struct {
 	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
 	// None: it is the one in force, and stands in the service.
 	Spec *ServiceSpec `protobuf:"bytes,8,opt,name=spec,proto3" json:"spec,omitempty"`
+	// With spec: the ids that the volumes had which it names, by name.
+	Volumes map[string]string `protobuf:"bytes,9,rep,name=volumes,proto3" json:"volumes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The service's with it.
 	Signed        []byte `protobuf:"bytes,60,opt,name=signed,proto3" json:"signed,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1188,6 +1190,13 @@ func (x *ServiceSpecRecord) GetRevision() uint64 {
 func (x *ServiceSpecRecord) GetSpec() *ServiceSpec {
 	if x != nil {
 		return x.Spec
+	}
+	return nil
+}
+
+func (x *ServiceSpecRecord) GetVolumes() map[string]string {
+	if x != nil {
+		return x.Volumes
 	}
 	return nil
 }
@@ -3285,7 +3294,7 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x0fPlacementConfig\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x125\n" +
-	"\bstrategy\x18\x03 \x01(\x0e2\x19.redoubt.task.v1.StrategyR\bstrategy:\x04\xe8\xe5\x18\x03\"\x9b\x02\n" +
+	"\bstrategy\x18\x03 \x01(\x0e2\x19.redoubt.task.v1.StrategyR\bstrategy:\x04\xe8\xe5\x18\x03\"\xa7\x03\n" +
 	"\x11ServiceSpecRecord\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1d\n" +
@@ -3295,8 +3304,12 @@ const file_scheduler_schedulerpb_types_proto_rawDesc = "" +
 	"\x02at\x18\x05 \x01(\x03R\x02at\x12\x0e\n" +
 	"\x02by\x18\x06 \x01(\tR\x02by\x12\x1a\n" +
 	"\brevision\x18\a \x01(\x04R\brevision\x125\n" +
-	"\x04spec\x18\b \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\x12\x16\n" +
-	"\x06signed\x18< \x01(\fR\x06signed:\x04\xe8\xe5\x18\x03\"\x82\x05\n" +
+	"\x04spec\x18\b \x01(\v2!.redoubt.scheduler.v1.ServiceSpecR\x04spec\x12N\n" +
+	"\avolumes\x18\t \x03(\v24.redoubt.scheduler.v1.ServiceSpecRecord.VolumesEntryR\avolumes\x12\x16\n" +
+	"\x06signed\x18< \x01(\fR\x06signed\x1a:\n" +
+	"\fVolumesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\x04\xe8\xe5\x18\x03\"\x82\x05\n" +
 	"\n" +
 	"ServiceRun\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.redoubt.raftstore.v1.MetaR\x04meta\x12\x0e\n" +
@@ -3579,7 +3592,7 @@ func file_scheduler_schedulerpb_types_proto_rawDescGZIP() []byte {
 }
 
 var file_scheduler_schedulerpb_types_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_scheduler_schedulerpb_types_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(EndpointMode)(0),               // 0: redoubt.scheduler.v1.EndpointMode
 	(TaskState)(0),                  // 1: redoubt.scheduler.v1.TaskState
@@ -3617,82 +3630,84 @@ var file_scheduler_schedulerpb_types_proto_goTypes = []any{
 	(*ClockOffset)(nil),             // 33: redoubt.scheduler.v1.ClockOffset
 	(*MeshState)(nil),               // 34: redoubt.scheduler.v1.MeshState
 	(*MeshPeerState)(nil),           // 35: redoubt.scheduler.v1.MeshPeerState
-	nil,                             // 36: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	nil,                             // 37: redoubt.scheduler.v1.Node.LabelsEntry
-	nil,                             // 38: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	nil,                             // 39: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	nil,                             // 40: redoubt.scheduler.v1.MeshState.DroppedEntry
-	(*raftstorepb.Meta)(nil),        // 41: redoubt.raftstore.v1.Meta
-	(*taskpb.Attachment)(nil),       // 42: redoubt.task.v1.Attachment
-	(taskpb.Strategy)(0),            // 43: redoubt.task.v1.Strategy
-	(*taskpb.TaskSpec)(nil),         // 44: redoubt.task.v1.TaskSpec
-	(*taskpb.GenericResource)(nil),  // 45: redoubt.task.v1.GenericResource
-	(*taskpb.FileVersion)(nil),      // 46: redoubt.task.v1.FileVersion
-	(*taskpb.Resources)(nil),        // 47: redoubt.task.v1.Resources
-	(*taskpb.Feature)(nil),          // 48: redoubt.task.v1.Feature
-	(*taskpb.Storage)(nil),          // 49: redoubt.task.v1.Storage
-	(*taskpb.VolumeInstance)(nil),   // 50: redoubt.task.v1.VolumeInstance
+	nil,                             // 36: redoubt.scheduler.v1.ServiceSpecRecord.VolumesEntry
+	nil,                             // 37: redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	nil,                             // 38: redoubt.scheduler.v1.Node.LabelsEntry
+	nil,                             // 39: redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	nil,                             // 40: redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	nil,                             // 41: redoubt.scheduler.v1.MeshState.DroppedEntry
+	(*raftstorepb.Meta)(nil),        // 42: redoubt.raftstore.v1.Meta
+	(*taskpb.Attachment)(nil),       // 43: redoubt.task.v1.Attachment
+	(taskpb.Strategy)(0),            // 44: redoubt.task.v1.Strategy
+	(*taskpb.TaskSpec)(nil),         // 45: redoubt.task.v1.TaskSpec
+	(*taskpb.GenericResource)(nil),  // 46: redoubt.task.v1.GenericResource
+	(*taskpb.FileVersion)(nil),      // 47: redoubt.task.v1.FileVersion
+	(*taskpb.Resources)(nil),        // 48: redoubt.task.v1.Resources
+	(*taskpb.Feature)(nil),          // 49: redoubt.task.v1.Feature
+	(*taskpb.Storage)(nil),          // 50: redoubt.task.v1.Storage
+	(*taskpb.VolumeInstance)(nil),   // 51: redoubt.task.v1.VolumeInstance
 }
 var file_scheduler_schedulerpb_types_proto_depIdxs = []int32{
-	41, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
+	42, // 0: redoubt.scheduler.v1.Service.meta:type_name -> redoubt.raftstore.v1.Meta
 	18, // 1: redoubt.scheduler.v1.Service.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	42, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
+	43, // 2: redoubt.scheduler.v1.Service.vips:type_name -> redoubt.task.v1.Attachment
 	11, // 3: redoubt.scheduler.v1.Service.update_status:type_name -> redoubt.scheduler.v1.UpdateStatus
 	12, // 4: redoubt.scheduler.v1.Service.rebalance_status:type_name -> redoubt.scheduler.v1.RebalanceStatus
 	4,  // 5: redoubt.scheduler.v1.UpdateStatus.state:type_name -> redoubt.scheduler.v1.UpdateStatus.State
 	5,  // 6: redoubt.scheduler.v1.RebalanceStatus.state:type_name -> redoubt.scheduler.v1.RebalanceStatus.State
-	41, // 7: redoubt.scheduler.v1.PlacementConfig.meta:type_name -> redoubt.raftstore.v1.Meta
-	43, // 8: redoubt.scheduler.v1.PlacementConfig.strategy:type_name -> redoubt.task.v1.Strategy
-	41, // 9: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
+	42, // 7: redoubt.scheduler.v1.PlacementConfig.meta:type_name -> redoubt.raftstore.v1.Meta
+	44, // 8: redoubt.scheduler.v1.PlacementConfig.strategy:type_name -> redoubt.task.v1.Strategy
+	42, // 9: redoubt.scheduler.v1.ServiceSpecRecord.meta:type_name -> redoubt.raftstore.v1.Meta
 	18, // 10: redoubt.scheduler.v1.ServiceSpecRecord.spec:type_name -> redoubt.scheduler.v1.ServiceSpec
-	41, // 11: redoubt.scheduler.v1.ServiceRun.meta:type_name -> redoubt.raftstore.v1.Meta
-	6,  // 12: redoubt.scheduler.v1.ServiceRun.state:type_name -> redoubt.scheduler.v1.ServiceRun.State
-	41, // 13: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
-	44, // 14: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
-	36, // 15: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
-	21, // 16: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
-	22, // 17: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
-	23, // 18: redoubt.scheduler.v1.ServiceSpec.replicated_job:type_name -> redoubt.scheduler.v1.ReplicatedJob
-	24, // 19: redoubt.scheduler.v1.ServiceSpec.global_job:type_name -> redoubt.scheduler.v1.GlobalJob
-	25, // 20: redoubt.scheduler.v1.ServiceSpec.schedule:type_name -> redoubt.scheduler.v1.Schedule
-	44, // 21: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
-	0,  // 22: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
-	19, // 23: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
-	19, // 24: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
-	13, // 25: redoubt.scheduler.v1.ServiceSpec.rebalance:type_name -> redoubt.scheduler.v1.RebalanceConfig
-	7,  // 26: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
-	8,  // 27: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
-	41, // 28: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
-	9,  // 29: redoubt.scheduler.v1.Schedule.concurrency:type_name -> redoubt.scheduler.v1.Schedule.Concurrency
-	41, // 30: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
-	1,  // 31: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
-	27, // 32: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
-	42, // 33: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
-	45, // 34: redoubt.scheduler.v1.Task.generic:type_name -> redoubt.task.v1.GenericResource
-	1,  // 35: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
-	42, // 36: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
-	46, // 37: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
-	41, // 38: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
-	2,  // 39: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
-	37, // 40: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
-	29, // 41: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
-	3,  // 42: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
-	47, // 43: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
-	48, // 44: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
-	38, // 45: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
-	49, // 46: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
-	32, // 47: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
-	39, // 48: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
-	31, // 49: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
-	30, // 50: redoubt.scheduler.v1.NodeDescription.volumes:type_name -> redoubt.scheduler.v1.NodeVolumes
-	50, // 51: redoubt.scheduler.v1.NodeVolumes.instances:type_name -> redoubt.task.v1.VolumeInstance
-	40, // 52: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
-	35, // 53: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	36, // 11: redoubt.scheduler.v1.ServiceSpecRecord.volumes:type_name -> redoubt.scheduler.v1.ServiceSpecRecord.VolumesEntry
+	42, // 12: redoubt.scheduler.v1.ServiceRun.meta:type_name -> redoubt.raftstore.v1.Meta
+	6,  // 13: redoubt.scheduler.v1.ServiceRun.state:type_name -> redoubt.scheduler.v1.ServiceRun.State
+	42, // 14: redoubt.scheduler.v1.Revision.meta:type_name -> redoubt.raftstore.v1.Meta
+	45, // 15: redoubt.scheduler.v1.Revision.spec:type_name -> redoubt.task.v1.TaskSpec
+	37, // 16: redoubt.scheduler.v1.ServiceSpec.labels:type_name -> redoubt.scheduler.v1.ServiceSpec.LabelsEntry
+	21, // 17: redoubt.scheduler.v1.ServiceSpec.replicated:type_name -> redoubt.scheduler.v1.Replicated
+	22, // 18: redoubt.scheduler.v1.ServiceSpec.global:type_name -> redoubt.scheduler.v1.Global
+	23, // 19: redoubt.scheduler.v1.ServiceSpec.replicated_job:type_name -> redoubt.scheduler.v1.ReplicatedJob
+	24, // 20: redoubt.scheduler.v1.ServiceSpec.global_job:type_name -> redoubt.scheduler.v1.GlobalJob
+	25, // 21: redoubt.scheduler.v1.ServiceSpec.schedule:type_name -> redoubt.scheduler.v1.Schedule
+	45, // 22: redoubt.scheduler.v1.ServiceSpec.task:type_name -> redoubt.task.v1.TaskSpec
+	0,  // 23: redoubt.scheduler.v1.ServiceSpec.endpoint_mode:type_name -> redoubt.scheduler.v1.EndpointMode
+	19, // 24: redoubt.scheduler.v1.ServiceSpec.update:type_name -> redoubt.scheduler.v1.UpdateConfig
+	19, // 25: redoubt.scheduler.v1.ServiceSpec.rollback:type_name -> redoubt.scheduler.v1.UpdateConfig
+	13, // 26: redoubt.scheduler.v1.ServiceSpec.rebalance:type_name -> redoubt.scheduler.v1.RebalanceConfig
+	7,  // 27: redoubt.scheduler.v1.UpdateConfig.failure_action:type_name -> redoubt.scheduler.v1.UpdateConfig.FailureAction
+	8,  // 28: redoubt.scheduler.v1.UpdateConfig.order:type_name -> redoubt.scheduler.v1.UpdateConfig.Order
+	42, // 29: redoubt.scheduler.v1.PublishedPort.meta:type_name -> redoubt.raftstore.v1.Meta
+	9,  // 30: redoubt.scheduler.v1.Schedule.concurrency:type_name -> redoubt.scheduler.v1.Schedule.Concurrency
+	42, // 31: redoubt.scheduler.v1.Task.meta:type_name -> redoubt.raftstore.v1.Meta
+	1,  // 32: redoubt.scheduler.v1.Task.desired:type_name -> redoubt.scheduler.v1.TaskState
+	27, // 33: redoubt.scheduler.v1.Task.status:type_name -> redoubt.scheduler.v1.TaskStatus
+	43, // 34: redoubt.scheduler.v1.Task.attachments:type_name -> redoubt.task.v1.Attachment
+	46, // 35: redoubt.scheduler.v1.Task.generic:type_name -> redoubt.task.v1.GenericResource
+	1,  // 36: redoubt.scheduler.v1.TaskStatus.state:type_name -> redoubt.scheduler.v1.TaskState
+	43, // 37: redoubt.scheduler.v1.TaskStatus.local:type_name -> redoubt.task.v1.Attachment
+	47, // 38: redoubt.scheduler.v1.TaskStatus.files:type_name -> redoubt.task.v1.FileVersion
+	42, // 39: redoubt.scheduler.v1.Node.meta:type_name -> redoubt.raftstore.v1.Meta
+	2,  // 40: redoubt.scheduler.v1.Node.availability:type_name -> redoubt.scheduler.v1.Availability
+	38, // 41: redoubt.scheduler.v1.Node.labels:type_name -> redoubt.scheduler.v1.Node.LabelsEntry
+	29, // 42: redoubt.scheduler.v1.Node.description:type_name -> redoubt.scheduler.v1.NodeDescription
+	3,  // 43: redoubt.scheduler.v1.Node.state:type_name -> redoubt.scheduler.v1.NodeState
+	48, // 44: redoubt.scheduler.v1.NodeDescription.resources:type_name -> redoubt.task.v1.Resources
+	49, // 45: redoubt.scheduler.v1.NodeDescription.features:type_name -> redoubt.task.v1.Feature
+	39, // 46: redoubt.scheduler.v1.NodeDescription.loaded_images:type_name -> redoubt.scheduler.v1.NodeDescription.LoadedImagesEntry
+	50, // 47: redoubt.scheduler.v1.NodeDescription.storage:type_name -> redoubt.task.v1.Storage
+	32, // 48: redoubt.scheduler.v1.NodeDescription.store_key:type_name -> redoubt.scheduler.v1.StoreKeyState
+	40, // 49: redoubt.scheduler.v1.NodeDescription.slots_lacking:type_name -> redoubt.scheduler.v1.NodeDescription.SlotsLackingEntry
+	31, // 50: redoubt.scheduler.v1.NodeDescription.ticket:type_name -> redoubt.scheduler.v1.TicketState
+	30, // 51: redoubt.scheduler.v1.NodeDescription.volumes:type_name -> redoubt.scheduler.v1.NodeVolumes
+	51, // 52: redoubt.scheduler.v1.NodeVolumes.instances:type_name -> redoubt.task.v1.VolumeInstance
+	41, // 53: redoubt.scheduler.v1.MeshState.dropped:type_name -> redoubt.scheduler.v1.MeshState.DroppedEntry
+	35, // 54: redoubt.scheduler.v1.MeshState.peers:type_name -> redoubt.scheduler.v1.MeshPeerState
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_scheduler_schedulerpb_types_proto_init() }
@@ -3713,7 +3728,7 @@ func file_scheduler_schedulerpb_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_scheduler_schedulerpb_types_proto_rawDesc), len(file_scheduler_schedulerpb_types_proto_rawDesc)),
 			NumEnums:      10,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,3 +14,6 @@ func PutNew(tx *raftstore.Tx, id string, sp *schedulerpb.ServiceSpec) error {
 	}
 	return Services.Put(tx, &schedulerpb.Service{Id: id, Spec: sp, Revision: 1, Vips: vips})
 }
+
+// Permitted is permitted.
+var Permitted = permitted

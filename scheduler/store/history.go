@@ -70,6 +70,7 @@ func record(tx *raftstore.Tx, old, next *schedulerpb.Service, by string, back *s
 			}
 		}
 		was.Revision, was.Spec, was.Signed = old.GetRevision(), old.GetSpec(), old.GetSigned()
+		was.Volumes = volumeIDs(tx, old.GetSpec())
 		if err := SpecRecords.Put(tx, was); err != nil {
 			return err
 		}
@@ -82,7 +83,7 @@ func record(tx *raftstore.Tx, old, next *schedulerpb.Service, by string, back *s
 	}
 	if back != nil {
 		back = proto.CloneOf(back)
-		back.Spec, back.Signed, back.Revision = nil, nil, next.GetRevision()
+		back.Spec, back.Volumes, back.Signed, back.Revision = nil, nil, nil, next.GetRevision()
 		return SpecRecords.Put(tx, back)
 	}
 	return SpecRecords.Put(tx, &schedulerpb.ServiceSpecRecord{

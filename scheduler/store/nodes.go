@@ -200,6 +200,7 @@ func UpdateDescription(tx *raftstore.Tx, id string, d *schedulerpb.NodeDescripti
 	if err != nil {
 		return err
 	}
+	d = permitted(d, tx.Level())
 	var had *schedulerpb.NodeVolumes
 	err = updateNode(tx, id, func(n *schedulerpb.Node) {
 		had = n.GetDescription().GetVolumes()
@@ -213,6 +214,15 @@ func UpdateDescription(tx *raftstore.Tx, id string, d *schedulerpb.NodeDescripti
 		return err
 	}
 	return forgetVolumes(tx, had, d.GetVolumes())
+}
+
+// permitted is a description without what a store of that level does not take. Its nodes
+// may be newer than a manager is.
+func permitted(d *schedulerpb.NodeDescription, level uint32) *schedulerpb.NodeDescription {
+	if level < Volumes.Since() {
+		d.Volumes = nil
+	}
+	return d
 }
 
 // NodeUpdate is what an operator may change of a node.

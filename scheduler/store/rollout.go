@@ -208,6 +208,9 @@ func RollBackFailed(ctx context.Context, s *raftstore.Store, id string, version 
 		if err != nil {
 			return err
 		}
+		if err := sameVolumes(tx, rec); err != nil {
+			return err
+		}
 		sp, back := rec.GetSpec(), rec
 		if r := old.GetSpec().GetReplicated(); r != nil && scaledSince(tx, old) && sp.GetReplicated().GetReplicas() != r.GetReplicas() {
 			sp = proto.CloneOf(sp)

@@ -86,6 +86,12 @@ func volumeNamed(r raftstore.Reader, name string) (*schedulerpb.Volume, bool) {
 	return nil, false
 }
 
+// VolumeID is the id of the volume of that name; empty: there is none.
+func VolumeID(r raftstore.Reader, name string) string {
+	v, _ := volumeNamed(r, name)
+	return v.GetId()
+}
+
 // VolumesOf are those that a container of that specification has, for its node. One that
 // is not there is left out.
 func VolumesOf(r raftstore.Reader, c *taskpb.ContainerSpec) (out []*taskpb.Volume) {
@@ -116,6 +122,30 @@ func nameVolumes(tx *raftstore.Tx, serviceID string, sp *schedulerpb.ServiceSpec
 		}
 		if err := Volumes.Put(tx, proto.CloneOf(v)); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// volumeIDs are the ids of the volumes that a service has, by name.
+func volumeIDs(r raftstore.Reader, sp *schedulerpb.ServiceSpec) map[string]string {
+	out := map[string]string{}
+	for _, v := range VolumesOf(r, sp.GetTask().GetContainer()) {
+		out[v.GetSpec().GetName()] = v.GetId()
+	}
+	return out
+}
+
+// sameVolumes refuses a former spec that names other data than it did: nobody who could
+// be asked gives it to the service.
+func sameVolumes(r raftstore.Reader, rec *schedulerpb.ServiceSpecRecord) error {
+	for _, u := range volumes.Uses(rec.GetSpec().GetTask().GetContainer()) {
+		v, ok := volumeNamed(r, u.GetName())
+		switch {
+		case !ok:
+			return refuse("volume %s, which specification %d has, was removed: go back by hand to have it begin empty", u.GetName(), rec.GetNumber())
+		case v.GetId() != rec.GetVolumes()[u.GetName()]:
+			return refuse("volume %s is not the one that specification %d had, which was removed: go back by hand to have it use this one", u.GetName(), rec.GetNumber())
 		}
 	}
 	return nil
@@ -165,8 +195,8 @@ type VolumeUses struct {
 func UsesOfVolumes(r raftstore.Reader) *VolumeUses {
 	u := &VolumeUses{services: map[string][]*schedulerpb.Service{}, tasks: map[string][]*schedulerpb.Task{}, holders: map[string][]*schedulerpb.Node{}}
 	for s := range Services.All(r) {
-		for _, v := range volumes.Uses(s.GetSpec().GetTask().GetContainer()) {
-			u.services[v.GetName()] = append(u.services[v.GetName()], s)
+		for _, name := range volumesOfService(r, s) {
+			u.services[name] = append(u.services[name], s)
 		}
 	}
 	for rev := range Revisions.All(r) {
@@ -191,7 +221,27 @@ func UsesOfVolumes(r raftstore.Reader) *VolumeUses {
 	return u
 }
 
-// Of is who uses a volume: services whose specification names it, by name, tasks that may
+// volumesOfService are the names of the volumes that its spec names, or the one that it
+// goes back to where its update fails.
+func volumesOfService(r raftstore.Reader, s *schedulerpb.Service) (out []string) {
+	specs := []*schedulerpb.ServiceSpec{s.GetSpec()}
+	if st := s.GetUpdateStatus(); unproven(st) {
+		if rec, ok := SpecRecords.Get(r, RecordID(s.GetId(), st.GetFrom())); ok {
+			specs = append(specs, rec.GetSpec())
+		}
+	}
+	for _, sp := range specs {
+		for _, u := range volumes.Uses(sp.GetTask().GetContainer()) {
+			if !slices.Contains(out, u.GetName()) {
+				out = append(out, u.GetName())
+			}
+		}
+	}
+	return out
+}
+
+// Of is who uses a volume: services whose specification names it, or the one that they may go
+// back to, by name, tasks that may
 // have a container with it, also of services that are gone, and the nodes that say they
 // have data of it, by id.
 func (u *VolumeUses) Of(v *schedulerpb.Volume) (services []*schedulerpb.Service, tasks []*schedulerpb.Task, on []*schedulerpb.Node) {

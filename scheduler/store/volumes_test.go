@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
@@ -216,4 +217,91 @@ func TestTasksKeepVolumes(t *testing.T) {
 			t.Error(got)
 		}
 	})
+}
+
+// TestGoingBackGivesTheSameData: an update that fails gives its service no volume that it
+// did not have.
+func TestGoingBackGivesTheSameData(t *testing.T) {
+	without := func(sp *schedulerpb.ServiceSpec) { sp.Task.Container.Mounts = nil }
+	begin := func(t *testing.T) *changing {
+		s := schedulertest.NewStore(t)
+		id, err := store.CreateService(t.Context(), s, withVolume("web", "db", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := &changing{t, s, id}
+		c.update(without)
+		c.want(2, 2, store.Updating)
+		return c
+	}
+	failed := func(c *changing) error {
+		return store.RollBackFailed(c.Context(), c.s, c.id, c.service().GetMeta().GetVersion(), "update rolled back due to x")
+	}
+	// gone takes the volume away, as if nobody asked what may be gone back to.
+	gone := func(c *changing) {
+		id := volume(c.T, c.s, "db").GetId()
+		schedulertest.Update(c.T, c.s, func(tx *raftstore.Tx) error { return store.Volumes.Delete(tx, id) })
+	}
+	t.Run("in use", func(t *testing.T) {
+		c := begin(t)
+		for _, state := range []schedulerpb.UpdateStatus_State{store.Updating, store.Paused} {
+			c.set(state)
+			_, err := removeVolume(c.s, t, "db")
+			wantRefused(t, err, "in use by service web")
+		}
+		c.set(store.Completed)
+		if _, err := removeVolume(c.s, t, "db"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("the same", func(t *testing.T) {
+		c := begin(t)
+		was := volume(t, c.s, "db").GetId()
+		if err := failed(c); err != nil {
+			t.Fatal(err)
+		}
+		c.want(1, 1, store.RollbackStarted)
+		if volume(t, c.s, "db").GetId() != was {
+			t.Error("another volume")
+		}
+	})
+	t.Run("none", func(t *testing.T) {
+		c := begin(t)
+		gone(c)
+		wantRefused(t, failed(c), "volume db, which specification 1 has, was removed")
+		c.want(2, 2, store.Updating)
+		if volume(t, c.s, "db") != nil {
+			t.Error("an empty one was made")
+		}
+	})
+	t.Run("another", func(t *testing.T) {
+		c := begin(t)
+		gone(c)
+		if _, err := store.CreateService(t.Context(), c.s, withVolume("other", "db", nil)); err != nil {
+			t.Fatal(err)
+		}
+		wantRefused(t, failed(c), "volume db is not the one that specification 1 had")
+		c.want(2, 2, store.Updating)
+		// A person may, who is judged by what the spec names today.
+		if err := c.back(1); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestDescriptionsBeforeVolumes: while a manager is of a version before, nodes are
+// described without what it would not understand.
+func TestDescriptionsBeforeVolumes(t *testing.T) {
+	for level := uint32(1); level <= 3; level++ {
+		d := store.Permitted(&schedulerpb.NodeDescription{Hostname: "a", Volumes: &schedulerpb.NodeVolumes{}}, level)
+		d.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+			if since := raftstore.FieldSince(d, f.Name()); since > level {
+				t.Errorf("%s is since level %d, and the store is at %d", f.Name(), since, level)
+			}
+			return true
+		})
+		if level == 3 && d.Volumes == nil {
+			t.Error("a store that takes volumes gets none")
+		}
+	}
 }
