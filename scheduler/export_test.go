@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/placement"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/store"
 )
@@ -100,4 +101,17 @@ func LooksAgain(now, at time.Time) time.Time {
 	l := newLoop(Config{})
 	l.againAt("service", at)
 	return l.until(now)
+}
+
+// RequestsAround are what the loop has compiled of a revision before something and after it.
+func RequestsAround(cfg Config, service string, revision uint64, what func()) (before, after *placement.Request) {
+	l := newLoop(cfg)
+	read := func(r *raftstore.ReadTx) error {
+		before, after = after, l.request(r, service, revision)
+		return nil
+	}
+	_ = cfg.Store.View(read)
+	what()
+	_ = cfg.Store.View(read)
+	return before, after
 }

@@ -227,7 +227,7 @@ func (l *loop) count(r raftstore.Reader, t *schedulerpb.Task) {
 // logged, as validation lets no such revision in.
 func (l *loop) request(r raftstore.Reader, serviceID string, revision uint64) *placement.Request {
 	id := store.RevisionID(serviceID, revision)
-	if req, ok := l.requests[id]; ok {
+	if req, ok := l.requests[id]; ok && req.Current(func(name string) string { return store.VolumeID(r, name) }) {
 		return req
 	}
 	rev, ok := store.Revisions.Get(r, id)

@@ -31,6 +31,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/spec"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
+	"github.com/redoubt-cluster/redoubt/scheduler/volumes"
 )
 
 // Request is a compiled task template: what the filters ask of a node.
@@ -56,7 +57,8 @@ type Request struct {
 	strategy         taskpb.Strategy
 	generic          []*taskpb.GenericResource
 	reserves         bool
-	mesh             bool // its networks span nodes
+	mesh             bool     // its networks span nodes
+	names            []string // of its volumes
 	volumes          []*taskpb.Volume
 }
 
@@ -89,6 +91,9 @@ func Compile(serviceID string, revision uint64, t *taskpb.TaskSpec, feature func
 		r.preferences = append(r.preferences, p)
 	}
 	r.features = confine.Features(t.GetContainer())
+	for _, u := range volumes.Uses(t.GetContainer()) {
+		r.names = append(r.names, u.GetName())
+	}
 	for _, n := range t.GetNetworks() {
 		needs := meshspec.MeshFeature
 		if feature != nil {

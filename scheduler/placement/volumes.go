@@ -30,6 +30,24 @@ func (r *Request) Have(list []*taskpb.Volume, pinned bool) {
 	}
 }
 
+// Current reports whether a request still has the volumes that its specification names:
+// id gives the one of a name, empty where there is none. What is removed, and made again,
+// is another.
+func (r *Request) Current(id func(name string) string) bool {
+	for _, name := range r.names {
+		had := ""
+		for _, v := range r.volumes {
+			if v.GetSpec().GetName() == name {
+				had = v.GetId()
+			}
+		}
+		if had != id(name) {
+			return false
+		}
+	}
+	return true
+}
+
 // home is where data of a volume is that no task of the service uses.
 type home struct {
 	volume string
