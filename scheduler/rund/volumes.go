@@ -39,7 +39,7 @@ func openVolumes(o Options) (*volume.Store, string, error) {
 	if dir == "" {
 		dir = filepath.Join(o.DataDir, "volumes")
 	}
-	local, err := volume.OpenLocal(dir, int(o.Config.ids().Base), int(o.Config.ids().Base))
+	local, err := volume.OpenLocal(dir, filepath.Join(o.DataDir, "volumes-store"), int(o.Config.ids().Base), int(o.Config.ids().Base))
 	if err != nil {
 		return nil, "", err
 	}

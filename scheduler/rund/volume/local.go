@@ -21,6 +21,7 @@ import (
 
 // Local keeps volumes as directories of one that is root's alone:
 //
+//	<dir>/store                 which directory it is, see markerName
 //	<dir>/<volume>/record       a VolumeInstance
 //	<dir>/<volume>/data/        what containers have
 //	<dir>/<volume>/filling/     becomes data when it is whole
@@ -41,11 +42,11 @@ const (
 	removed     = "removed-"
 )
 
-// OpenLocal makes the directory where it is not there, and finds out what its file system
-// can do.
-func OpenLocal(dir string, uid, gid int) (*Local, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("directory of volumes: %w", err)
+// OpenLocal makes the directory where the node had none, and finds out what its file system
+// can do. note is a file elsewhere that says which directory it had.
+func OpenLocal(dir, note string, uid, gid int) (*Local, error) {
+	if err := known(dir, note); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 	if err != nil {

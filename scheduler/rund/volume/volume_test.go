@@ -35,7 +35,7 @@ func newWorld(t *testing.T) *world {
 func (w *world) open() {
 	w.t.Helper()
 	var err error
-	if w.local, err = OpenLocal(w.dir, os.Getuid(), os.Getgid()); err != nil {
+	if w.local, err = OpenLocal(w.dir, w.dir+"-store", os.Getuid(), os.Getgid()); err != nil {
 		w.t.Fatal(err)
 	}
 	w.store = New(map[string]Driver{volumes.Local: w.local})
@@ -168,6 +168,16 @@ func TestWhatIsNotCopied(t *testing.T) {
 	}
 }
 
+// bare reports whether nothing of any volume is there.
+func (w *world) bare() bool {
+	w.t.Helper()
+	names, err := os.ReadDir(w.dir)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return len(names) == 1 && names[0].Name() == markerName
+}
+
 func isEmpty(t *testing.T, dir string) bool {
 	t.Helper()
 	names, err := os.ReadDir(dir)
@@ -286,10 +296,10 @@ func TestRemove(t *testing.T) {
 	if list, err := w.store.List(); err != nil || len(list) != 0 {
 		t.Error(list, err)
 	}
-	if isEmpty(t, w.dir) {
+	if w.bare() {
 		t.Error("a removal waits for the disk")
 	}
-	if err := w.store.Sweep(t.Context()); err != nil || !isEmpty(t, w.dir) {
+	if err := w.store.Sweep(t.Context()); err != nil || !w.bare() {
 		t.Error("leftovers", err)
 	}
 	for _, id := range []string{"", "..", "../x", "removed-x", v.GetId() + "/.."} {
@@ -416,14 +426,14 @@ func TestDirectoryIsRootsAlone(t *testing.T) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenLocal(dir, 0, 0); err == nil {
+	if _, err := OpenLocal(dir, filepath.Join(t.TempDir(), "store"), 0, 0); err == nil {
 		t.Error("anybody may look into the volumes")
 	}
 	link := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := OpenLocal(link, 0, 0); err == nil {
+	if _, err := OpenLocal(link, filepath.Join(t.TempDir(), "store"), 0, 0); err == nil {
 		t.Error("a link is followed")
 	}
 }
@@ -441,7 +451,57 @@ func TestSizeNeedsQuotas(t *testing.T) {
 	if f := w.store.Features(); len(f) != 1 || f[0].GetPresent() || f[0].GetDetail() == "" {
 		t.Error(f)
 	}
-	if !isEmpty(t, w.dir) {
+	if !w.bare() {
 		t.Error("something is left of it")
+	}
+}
+
+// TestAnotherDirectoryIsNotTaken: without its mount, and with another's, the node does not
+// begin with no volumes.
+func TestAnotherDirectoryIsNotTaken(t *testing.T) {
+	w := newWorld(t)
+	at := w.mustUse("a", named("db"), nil)
+	open := func() error {
+		_, err := OpenLocal(w.dir, w.dir+"-store", os.Getuid(), os.Getgid())
+		return err
+	}
+	want := func(text string) {
+		t.Helper()
+		if err := open(); text == "" && err != nil || text != "" && (err == nil || !strings.Contains(err.Error(), text)) {
+			t.Errorf("%v, want %q", err, text)
+		}
+	}
+	want("")
+	if err := os.Rename(w.dir, w.dir+"-mounted"); err != nil {
+		t.Fatal(err)
+	}
+	want("mount their file system")
+	if _, err := os.Stat(w.dir); err == nil {
+		t.Error("made where it was missing")
+	}
+	if err := os.Mkdir(w.dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	want("mount their file system")
+	other := newWorld(t)
+	if err := errors.Join(os.Remove(w.dir), os.Rename(other.dir, w.dir)); err != nil {
+		t.Fatal(err)
+	}
+	want("has other volumes than this node's")
+	// Who says so begins with these, whose id is noted again.
+	if err := os.Remove(w.dir + "-store"); err != nil {
+		t.Fatal(err)
+	}
+	want("")
+	if err := os.WriteFile(filepath.Join(w.dir, markerName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want("is damaged")
+	if err := errors.Join(os.RemoveAll(w.dir), os.Rename(w.dir+"-mounted", w.dir), os.Remove(w.dir+"-store")); err != nil {
+		t.Fatal(err)
+	}
+	want("")
+	if _, err := os.Stat(at); err != nil {
+		t.Error(err)
 	}
 }
