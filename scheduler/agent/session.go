@@ -71,6 +71,7 @@ func (a *agent) session(ctx context.Context) (heard bool, err error) {
 	a.mu.Lock()
 	a.machine.reportAll()
 	s.holds = a.machine.holds()
+	a.machine.noVolumes = nil // a manager that wants none says nothing
 	a.mu.Unlock()
 	s.assembler.holds = s.holds != nil
 	a.reportKick.now()

@@ -28,9 +28,11 @@ func (s *session) takeRemovedVolumes(m *schedulerpb.RemoveVolumes) error {
 	})
 }
 
-// mayHaveVolumes reports whether the node may have volumes that it did not have before.
+// mayHaveVolumes reports whether the node may have volumes that it did not have before: also
+// where a container could not be made, which came after its volumes.
 func mayHaveVolumes(r *rundpb.WatchResponse) bool {
 	return slices.ContainsFunc(r.GetTasks(), func(a *rundpb.TaskActual) bool {
-		return a.GetPhase() == rundpb.Phase_PHASE_CREATED && len(volumes.Uses(a.GetSpec().GetContainer())) > 0
+		made := a.GetPhase() == rundpb.Phase_PHASE_CREATED || a.GetPhase() == rundpb.Phase_PHASE_FAILED
+		return made && len(volumes.Uses(a.GetSpec().GetContainer())) > 0
 	})
 }
