@@ -81,7 +81,12 @@ func checkDescription(d *schedulerpb.NodeDescription) error {
 	if n := len(d.GetVolumes().GetInstances()); n > maxVolumes {
 		return fmt.Errorf("the node lists %d volumes: at most %d are accepted", n, maxVolumes)
 	}
+	seen := map[string]bool{}
 	for _, v := range d.GetVolumes().GetInstances() {
+		if seen[v.Id] {
+			return fmt.Errorf("the node lists volume %.60q twice", v.Id)
+		}
+		seen[v.Id] = true
 		if !ident.Valid(v.Id) || v.CreatedAt < 0 || v.Size < 0 {
 			return errors.New("the node reports a malformed volume")
 		}

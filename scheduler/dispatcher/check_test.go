@@ -27,16 +27,20 @@ func TestCheckDescription(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, break_ := range map[string]func(*schedulerpb.NodeDescription){
-		"hostname":   func(d *schedulerpb.NodeDescription) { d.Hostname = "../etc" },
-		"no name":    func(d *schedulerpb.NodeDescription) { d.Hostname = "" },
-		"control":    func(d *schedulerpb.NodeDescription) { d.Kernel = "6.1\x1b[2J" },
-		"long":       func(d *schedulerpb.NodeDescription) { d.Runtime = strings.Repeat("x", maxShortText+1) },
-		"negative":   func(d *schedulerpb.NodeDescription) { d.Resources.MemoryBytes = -1 },
-		"endless":    func(d *schedulerpb.NodeDescription) { d.Resources.NanoCpus = 1 << 62 },
-		"digest":     func(d *schedulerpb.NodeDescription) { d.LoadedImages["web:2"] = "sha256:abc" },
-		"reference":  func(d *schedulerpb.NodeDescription) { d.LoadedImages["a\nb"] = digest },
-		"feature":    func(d *schedulerpb.NodeDescription) { d.Features[0].Detail = "a\x00b" },
-		"features":   func(d *schedulerpb.NodeDescription) { d.Features = make([]*taskpb.Feature, maxFeatures+1) },
+		"hostname":  func(d *schedulerpb.NodeDescription) { d.Hostname = "../etc" },
+		"no name":   func(d *schedulerpb.NodeDescription) { d.Hostname = "" },
+		"control":   func(d *schedulerpb.NodeDescription) { d.Kernel = "6.1\x1b[2J" },
+		"long":      func(d *schedulerpb.NodeDescription) { d.Runtime = strings.Repeat("x", maxShortText+1) },
+		"negative":  func(d *schedulerpb.NodeDescription) { d.Resources.MemoryBytes = -1 },
+		"endless":   func(d *schedulerpb.NodeDescription) { d.Resources.NanoCpus = 1 << 62 },
+		"digest":    func(d *schedulerpb.NodeDescription) { d.LoadedImages["web:2"] = "sha256:abc" },
+		"reference": func(d *schedulerpb.NodeDescription) { d.LoadedImages["a\nb"] = digest },
+		"feature":   func(d *schedulerpb.NodeDescription) { d.Features[0].Detail = "a\x00b" },
+		"features":  func(d *schedulerpb.NodeDescription) { d.Features = make([]*taskpb.Feature, maxFeatures+1) },
+		"volumes": func(d *schedulerpb.NodeDescription) {
+			v := &taskpb.VolumeInstance{Id: ident.New(), Name: "db", Driver: "local"}
+			d.Volumes = &schedulerpb.NodeVolumes{Instances: []*taskpb.VolumeInstance{v, v}}
+		},
 		"everything": func(d *schedulerpb.NodeDescription) { d.Os = strings.Repeat("x", maxDescriptionBytes) },
 	} {
 		d := good()

@@ -251,9 +251,9 @@ func (u *VolumeUses) Of(v *schedulerpb.Volume) (services []*schedulerpb.Service,
 	return services, tasks, on
 }
 
-// volumeUnused refuses where somebody uses a volume.
-func volumeUnused(r raftstore.Reader, v *schedulerpb.Volume) error {
-	services, tasks, _ := UsesOfVolumes(r).Of(v)
+// unused refuses where somebody uses a volume.
+func (u *VolumeUses) unused(v *schedulerpb.Volume) error {
+	services, tasks, _ := u.Of(v)
 	switch {
 	case len(services) == 1:
 		return refuse("volume %s is in use by service %s: remove the service, or take it from the service first", v.GetSpec().GetName(), services[0].GetSpec().GetName())
@@ -273,18 +273,24 @@ func RemoveVolume(tx *raftstore.Tx, ref string) (v *schedulerpb.Volume, on []*sc
 	if v, err = ResolveVolume(tx, ref); err != nil {
 		return nil, nil, err
 	}
-	if err := volumeUnused(tx, v); err != nil {
-		return nil, nil, err
+	on, err = UsesOfVolumes(tx).Remove(tx, v)
+	return v, on, err
+}
+
+// Remove is RemoveVolume, of who uses volumes as of tx.
+func (u *VolumeUses) Remove(tx *raftstore.Tx, v *schedulerpb.Volume) (on []*schedulerpb.Node, err error) {
+	if err := u.unused(v); err != nil {
+		return nil, err
 	}
-	if on = Holders(tx, v.GetId()); len(on) == 0 {
-		return v, nil, Volumes.Delete(tx, v.GetId())
+	if _, _, on = u.Of(v); len(on) == 0 {
+		return nil, Volumes.Delete(tx, v.GetId())
 	}
 	if v.GetRemovingSince() != 0 {
-		return v, on, nil
+		return on, nil
 	}
 	v = proto.CloneOf(v)
 	v.RemovingSince = tx.Now().UnixNano()
-	return v, on, Volumes.Put(tx, v)
+	return on, Volumes.Put(tx, v)
 }
 
 // ToRemove are the ids of volumes whose data a node has and is to delete, sorted.

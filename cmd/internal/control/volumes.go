@@ -99,15 +99,24 @@ func (s *Server) PruneVolumes(ctx context.Context, req *controlpb.PruneVolumesRe
 	if n := len(req.GetVolumes()); n == 0 || n > maxVolumes {
 		return nil, apierr.Invalid("", "%d volumes are named: name 1 to %d, by id", n, maxVolumes)
 	}
+	seen := map[string]bool{}
+	for _, id := range req.GetVolumes() {
+		if seen[id] {
+			return nil, apierr.Invalid("", "volume %.60q is named twice: name each once", id)
+		}
+		seen[id] = true
+	}
 	var resp *controlpb.PruneVolumesResponse
 	err := s.update(ctx, func(tx *raftstore.Tx) error {
 		resp = &controlpb.PruneVolumesResponse{Kept: map[string]string{}}
+		uses := schedstore.UsesOfVolumes(tx)
 		for _, id := range req.GetVolumes() {
-			if _, ok := schedstore.Volumes.Get(tx, id); !ok {
+			v, ok := schedstore.Volumes.Get(tx, id)
+			if !ok {
 				resp.Kept[id] = "there is no volume of that id"
 				continue
 			}
-			if _, _, err := schedstore.RemoveVolume(tx, id); err == nil {
+			if _, err := uses.Remove(tx, v); err == nil {
 				resp.Removed = append(resp.Removed, id)
 			} else if !schedstore.IsRefused(err) {
 				return err

@@ -93,6 +93,8 @@ func TestVolumes(t *testing.T) {
 	if err != nil || len(pruned.GetRemoved()) != 1 || pruned.GetRemoved()[0] != id || len(pruned.GetKept()) != 3 || pruned.GetKept()[logs] == "" || pruned.GetKept()["logs"] != "there is no volume of that id" {
 		t.Error(pruned, err)
 	}
+	_, err = w.api.PruneVolumes(t.Context(), &controlpb.PruneVolumesRequest{Volumes: []string{logs, nobody, logs}})
+	wantReason(t, err, apierr.ReasonInvalid, "is named twice")
 	_, err = w.api.PruneVolumes(t.Context(), &controlpb.PruneVolumesRequest{})
 	wantReason(t, err, apierr.ReasonInvalid, "name 1 to")
 

@@ -107,11 +107,24 @@ func (c *copying) entry(from, to *os.File, name string, depth int) error {
 }
 
 func (c *copying) file(from, to *os.File) error {
-	n, err := io.Copy(to, io.LimitReader(from, c.left+1))
+	n, err := io.Copy(to, io.LimitReader(reading{c.ctx, from}, c.left+1))
 	if c.left -= n; c.left < 0 {
 		return refuse("it is larger than an image may be here (rund.limits.image_bytes)")
 	}
 	return err
+}
+
+// reading ends with its context.
+type reading struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r reading) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
 }
 
 func (c *copying) link(from, to *os.File, name string, st *unix.Stat_t) error {

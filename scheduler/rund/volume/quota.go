@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +14,8 @@ import (
 // quota bounds directories by project quotas, as ext4 and XFS have them: each volume is a
 // project of its own, whose id is made of what its directory is.
 type quota struct {
-	missing string // why it cannot; empty: it can
+	missing string     // why it cannot; empty: it can
+	mu      sync.Mutex // held from when a project is found free until it is used
 }
 
 // Of linux/quota.h and linux/fs.h.
@@ -24,7 +26,13 @@ const (
 	setQuota     = 0x800008<<8 | projectQuota
 
 	blockLimits = 1 // QIF_BLIMITS
+	inodeLimits = 4 // QIF_ILIMITS
 	blockSize   = 1 << 10
+
+	// A volume may have an inode for so many bytes, as file systems are made with, and
+	// so many more.
+	bytesPerInode = 16 << 10
+	minInodes     = 1 << 10
 
 	fsGetXattr     = 0x801c581f // FS_IOC_FSGETXATTR
 	fsSetXattr     = 0x401c5820 // FS_IOC_FSSETXATTR
@@ -54,11 +62,11 @@ func probeQuota(dir *os.File) *quota {
 	case err == nil:
 		return &quota{}
 	case errors.Is(err, unix.ESRCH):
-		return &quota{"project quotas are not on there: make the file system of rund.volumes.path with them (mkfs.ext4 -O quota,project) and mount it with prjquota"}
+		return &quota{missing: "project quotas are not on there: make the file system of rund.volumes.path with them (mkfs.ext4 -O quota,project) and mount it with prjquota"}
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTTY):
-		return &quota{"the kernel, or the file system of rund.volumes.path, has no project quotas: use ext4 or XFS with prjquota"}
+		return &quota{missing: "the kernel, or the file system of rund.volumes.path, has no project quotas: use ext4 or XFS with prjquota"}
 	}
-	return &quota{fmt.Sprintf("whether there are project quotas cannot be told: %v", err)}
+	return &quota{missing: fmt.Sprintf("whether there are project quotas cannot be told: %v", err)}
 }
 
 // set bounds dir, which is empty, and all that will be in it.
@@ -67,12 +75,13 @@ func (q *quota) set(dir *os.File, size int64) error {
 	if err := ioctl(dir, fsGetXattr, unsafe.Pointer(&x)); err != nil {
 		return fmt.Errorf("bound it: %w", err)
 	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	project, err := q.free(dir)
 	if err != nil {
 		return err
 	}
-	b := dqblk{hard: uint64((size + blockSize - 1) / blockSize), valid: blockLimits}
-	b.soft = b.hard
+	b := limits(size)
 	if err := quotactl(dir, setQuota, project, unsafe.Pointer(&b)); err != nil {
 		return fmt.Errorf("bound it: %w", err)
 	}
@@ -81,6 +90,14 @@ func (q *quota) set(dir *os.File, size int64) error {
 		return fmt.Errorf("bound it: %w", err)
 	}
 	return nil
+}
+
+// limits are those of a volume of so many bytes. Files that hold nothing take the file
+// system's inodes, which other volumes need as well.
+func limits(size int64) dqblk {
+	b := dqblk{hard: uint64((size + blockSize - 1) / blockSize), inodesHard: uint64(size/bytesPerInode) + minInodes, valid: blockLimits | inodeLimits}
+	b.soft, b.inodesSoft = b.hard, b.inodesHard
+	return b
 }
 
 // free is a project that holds nothing.

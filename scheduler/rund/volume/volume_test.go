@@ -505,3 +505,31 @@ func TestAnotherDirectoryIsNotTaken(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestACopyEnds: also in the middle of one file.
+func TestACopyEnds(t *testing.T) {
+	root, fill := image(t, "data")
+	if err := os.Truncate(filepath.Join(root, "data/one"), 1<<20-100); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(filepath.Join(root, "data/leads")), os.RemoveAll(filepath.Join(root, "data/sub")), os.Remove(filepath.Join(root, "data/pipe"))); err != nil {
+		t.Fatal(err)
+	}
+	to, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	if err := fill(&until{Context: t.Context(), calls: 3}, to); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+}
+
+func TestLimitsOfSize(t *testing.T) {
+	if b := limits(1<<30 + 1); b.hard != 1<<20+1 || b.soft != b.hard || b.inodesHard != 1<<16+1<<10 || b.inodesSoft != b.inodesHard || b.valid != 5 {
+		t.Errorf("%+v", b)
+	}
+	if b := limits(volumes.MinSize); b.inodesHard < 1000 {
+		t.Errorf("%+v", b)
+	}
+}
