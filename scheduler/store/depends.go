@@ -10,7 +10,7 @@ import (
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
-// maxDepth bounds the services that are looked at for a circle.
+// maxDepth bounds the services that one depends on, directly or through others.
 const maxDepth = 4096
 
 // Waits says what of the services that s depends on has not come so far, for people;
@@ -159,7 +159,10 @@ func checkDependencies(r raftstore.Reader, sp *schedulerpb.ServiceSpec) error {
 	// Breadth first; before holds by what each was come to.
 	before := map[string]string{}
 	look := []*schedulerpb.ServiceSpec{sp}
-	for i := 0; i < len(look) && i < maxDepth; i++ {
+	for i := 0; i < len(look); i++ {
+		if i == maxDepth {
+			return refuse("service %s depends on more than %d services, one through another: leave some out", sp.GetName(), maxDepth)
+		}
 		from := look[i]
 		for _, d := range from.GetTask().GetDependsOn() {
 			if d.GetService() == sp.GetName() {

@@ -2,11 +2,13 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/redoubt-cluster/redoubt/internal/ident"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulertest"
@@ -112,5 +114,29 @@ func TestWaitsForAJob(t *testing.T) {
 	set(store.RunCompleted)
 	if got := waits(false); got != "" {
 		t.Error(got)
+	}
+}
+
+// TestDependsOnTooMany: what is too much to be looked at is refused, and not let in unseen.
+func TestDependsOnTooMany(t *testing.T) {
+	s := schedulertest.NewStore(t)
+	depends := func(i, on int) *schedulerpb.ServiceSpec {
+		sp := schedulertest.Spec(fmt.Sprintf("s%d", i), 1)
+		sp.Task.DependsOn = []*taskpb.Dependency{{Service: fmt.Sprintf("s%d", on)}}
+		return sp
+	}
+	const many = 4200
+	for from := 0; from < many; from += 300 {
+		schedulertest.Update(t, s, func(tx *raftstore.Tx) error {
+			for i := from; i < from+300; i++ {
+				if err := store.Services.Put(tx, &schedulerpb.Service{Id: ident.New(), Spec: depends(i, i+1)}); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if _, err := store.CreateService(t.Context(), s, depends(many, 0)); err == nil || !strings.Contains(err.Error(), "more than 4096 services") {
+		t.Errorf("a circle of %d services: %v", many, err)
 	}
 }

@@ -22,9 +22,13 @@ func TestRequestsDecide(t *testing.T) {
 		// A bind mount names no volume.
 		{"Control.CreateService", `spec {name: "web" task {container {mounts {type: TYPE_VOLUME volume {name: "db"}} mounts {type: TYPE_BIND source: "/srv"} mounts {type: TYPE_VOLUME volume {name: "logs" labels {key: "a" value: "b"}}}}}}`,
 			"service.create Service spec, volume.use Volume db, volume.use Volume logs"},
+		// What is named as awaited is told of.
+		{"Control.CreateService", `spec {name: "web" task {depends_on {service: "db"} depends_on {service: "cache" optional: true}}}`,
+			"service.create Service spec, service.list Service db, service.list Service cache"},
 		{"Volumes.PruneVolumes", `volumes: "a" volumes: "b"`, "volume.prune Volume a, volume.prune Volume b"},
 		{"Volumes.CreateVolume", `spec {name: "db"}`, "volume.create Volume spec"},
 		{"Control.UpdateService", `service: "web" spec {name: "api"}`, "service.update Service web, service.update Service spec"},
+		{"Control.UpdateService", `service: "web" spec {name: "web" task {depends_on {service: "db"}}}`, "service.update Service web, service.update Service spec, service.list Service db"},
 		{"Control.UpdateService", `service: "web" spec {name: "web" task {priority: 5}}`,
 			"service.update Service web, service.prioritize Service web, service.update Service spec, service.prioritize Service spec"},
 		{"Placement.RebalanceService", `service: "web"`, "service.rebalance Service web"},

@@ -7828,7 +7828,7 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x05Calls\x12\x1d.redoubt.control.v1.CallBatch\x1a\x1f.redoubt.control.v1.AnswerBatch\"\n" +
 	"\x9a\xe5\x18\x06\n" +
 	"\x02\x06\n" +
-	"\x18\x01(\x010\x012\xe7A\n" +
+	"\x18\x01(\x010\x012\x92C\n" +
 	"\aControl\x12u\n" +
 	"\tGetStatus\x12$.redoubt.control.v1.GetStatusRequest\x1a%.redoubt.control.v1.GetStatusResponse\"\x1b\x9a\xe5\x18\x17\n" +
 	"\x03\x05\t\n" +
@@ -7901,8 +7901,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x12,\n" +
 	"\x10store.rotate-key\x12\x04Node\x1a\x05nodes*\vwatch=false\x12\x1c\n" +
 	"\x0ecluster.status*\n" +
-	"watch=true0\x01\x12\xc4\x05\n" +
-	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\xdd\x04\x9a\xe5\x18\xd8\x04\n" +
+	"watch=true0\x01\x12\xfd\x05\n" +
+	"\rCreateService\x12(.redoubt.control.v1.CreateServiceRequest\x1a).redoubt.control.v1.CreateServiceResponse\"\x96\x05\x9a\xe5\x18\x91\x05\n" +
 	"\x03\x05\t\n" +
 	"\x12\x1f\n" +
 	"\x0eservice.create\x12\aService\x1a\x04spec\x12B\n" +
@@ -7918,7 +7918,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
 	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12>\n" +
 	"\n" +
-	"volume.use\x12\x06Volume\x1a&spec.task.container.mounts.volume.name \x01\x12\x8f\x01\n" +
+	"volume.use\x12\x06Volume\x1a&spec.task.container.mounts.volume.name \x01\x127\n" +
+	"\fservice.list\x12\aService\x1a\x1cspec.task.depends_on.service \x01\x12\x8f\x01\n" +
 	"\fListServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\",\x9a\xe5\x18(\n" +
 	"\x03\x05\t\n" +
 	"\x12!\n" +
@@ -7926,8 +7927,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"\x0eStreamServices\x12'.redoubt.control.v1.ListServicesRequest\x1a(.redoubt.control.v1.ListServicesResponse\",\x9a\xe5\x18(\n" +
 	"\x03\x05\t\n" +
 	"\x12!\n" +
-	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\xfd\a\n" +
-	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\x96\a\x9a\xe5\x18\x91\a\n" +
+	"\fservice.list\x12\aService\x1a\bservices0\x01\x12\xb6\b\n" +
+	"\rUpdateService\x12(.redoubt.control.v1.UpdateServiceRequest\x1a).redoubt.control.v1.UpdateServiceResponse\"\xcf\a\x9a\xe5\x18\xca\a\n" +
 	"\x03\x05\t\n" +
 	"\x12\"\n" +
 	"\x0eservice.update\x12\aService\x1a\aservice\x12E\n" +
@@ -7948,8 +7949,9 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
 	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12>\n" +
 	"\n" +
-	"volume.use\x12\x06Volume\x1a&spec.task.container.mounts.volume.name \x01\x12\x87\b\n" +
-	"\x0fRollbackService\x12*.redoubt.control.v1.RollbackServiceRequest\x1a+.redoubt.control.v1.RollbackServiceResponse\"\x9a\a\x9a\xe5\x18\x95\a\n" +
+	"volume.use\x12\x06Volume\x1a&spec.task.container.mounts.volume.name \x01\x127\n" +
+	"\fservice.list\x12\aService\x1a\x1cspec.task.depends_on.service \x01\x12\xc0\b\n" +
+	"\x0fRollbackService\x12*.redoubt.control.v1.RollbackServiceRequest\x1a+.redoubt.control.v1.RollbackServiceResponse\"\xd3\a\x9a\xe5\x18\xce\a\n" +
 	"\x03\x05\t\n" +
 	"\x12$\n" +
 	"\x10service.rollback\x12\aService\x1a\aservice\x12E\n" +
@@ -7970,7 +7972,8 @@ const file_cmd_internal_control_controlpb_control_proto_rawDesc = "" +
 	"config.use\x12\x06Config\x1a\"spec.task.container.configs.source \x01\x124\n" +
 	"\vnetwork.use\x12\aNetwork\x1a\x1aspec.task.networks.network \x01\x12>\n" +
 	"\n" +
-	"volume.use\x12\x06Volume\x1a&spec.task.container.mounts.volume.name \x01\x12\xa8\x01\n" +
+	"volume.use\x12\x06Volume\x1a&spec.task.container.mounts.volume.name \x01\x127\n" +
+	"\fservice.list\x12\aService\x1a\x1cspec.task.depends_on.service \x01\x12\xa8\x01\n" +
 	"\x14StreamServiceHistory\x12/.redoubt.control.v1.StreamServiceHistoryRequest\x1a0.redoubt.control.v1.StreamServiceHistoryResponse\"+\x9a\xe5\x18'\n" +
 	"\x03\x05\t\n" +
 	"\x12 \n" +
