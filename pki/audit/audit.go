@@ -170,6 +170,23 @@ func (l *Log) noteRead(ctx context.Context, d *auditpb.Record) error {
 	return nil
 }
 
+// Begun records that the call of ctx is about to do what has no other record, with what
+// its request turned out to name, which the record of its end has as well. It does nothing
+// where no records are made.
+func Begun(ctx context.Context, store Store, found ...string) error {
+	d, _ := ctx.Value(draftKey{}).(*auditpb.Record)
+	if d == nil {
+		return nil
+	}
+	d.Objects = slices.Clip(d.Objects)
+	for _, f := range found[:min(len(found), maxActs)] {
+		d.Objects = append(d.Objects, clip(f, maxObject))
+	}
+	r := proto.CloneOf(d)
+	r.Outcome = auditpb.Outcome_OUTCOME_BEGUN
+	return (&Log{Store: store}).alone(ctx, r)
+}
+
 // Done records that the call of ctx has come to its end, where it changes nothing that
 // would be recorded: that it was begun, which is recorded before, says nothing of that.
 // It does nothing where no records are made.

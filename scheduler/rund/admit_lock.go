@@ -182,6 +182,7 @@ func (s *Server) Lock(ctx context.Context, req *rundpb.LockRequest) (*rundpb.Loc
 	}
 	if req.GetChange() != nil {
 		s.log.Warn("the deployment lock of this node was changed", "on", s.trust.On())
+		s.refuseExecs()
 	}
 	return &rundpb.LockResponse{State: s.trust.State(), On: s.trust.On()}, nil
 }

@@ -3,6 +3,8 @@ package rund
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,4 +43,34 @@ func given(pid, resource int) string {
 		return ""
 	}
 	return fmt.Sprintf(", %d", has.Max)
+}
+
+// boundShim keeps also the first moment of commands and healthchecks out of core files:
+// the runtime starts them at once, as children of the container's shim, of which they
+// have this limit. pid is of the container's own process, which is one as well.
+func boundShim(pid int) error {
+	shim, err := parentOf(pid)
+	if err != nil {
+		return err
+	}
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", shim)); err != nil || !strings.HasPrefix(string(name), "containerd-shim") {
+		return errors.Join(err, fmt.Errorf("process %d, whose parent %d is %q, is no shim's", pid, shim, strings.TrimSpace(string(name))))
+	}
+	if err := unix.Prlimit(shim, unix.RLIMIT_CORE, &unix.Rlimit{}, nil); err != nil {
+		return fmt.Errorf("forbid core dumps of the shim: %w", err)
+	}
+	return nil
+}
+
+func parentOf(pid int) (parent int, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Sscanf(line, "PPid: %d", &parent); err == nil {
+			return parent, nil
+		}
+	}
+	return 0, fmt.Errorf("process %d has no parent", pid)
 }

@@ -51,12 +51,18 @@ func (s *Server) Exec(stream execStream) error {
 	}
 	defer s.running.Done()
 	id := first.GetTaskId()
-	place, leave, err := s.execs.take(id)
+	ctx, stop := context.WithCancelCause(stream.Context())
+	defer stop(nil)
+	place, leave, err := s.execs.take(id, stop)
 	if err != nil {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	}
 	defer leave()
-	ctx := stream.Context()
+	if err := s.admitExec(first); err != nil { // who refuses from now on ends it
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, s.execLife, status.Errorf(codes.FailedPrecondition, "the command ran for %v, which is as long as one may: begin it again", s.execLife))
+	defer cancel()
 	task, process, ulimits, err := s.execIn(ctx, id, place, first.GetCommand())
 	if err != nil {
 		return execError(err)
@@ -109,6 +115,17 @@ func (s *Server) execRefusal() string {
 	return ""
 }
 
+// refuseExecs ends the commands that run where none may any more.
+func (s *Server) refuseExecs() {
+	if why := s.execRefusal(); why != "" {
+		s.execs.end(noExecs(why))
+	}
+}
+
+func noExecs(why string) error {
+	return status.Error(codes.PermissionDenied, "this node runs no commands in containers: "+why)
+}
+
 func (s *Server) execFeature() *taskpb.Feature {
 	why := s.execRefusal()
 	return &taskpb.Feature{Name: "exec", Present: why == "", Detail: why}
@@ -117,7 +134,7 @@ func (s *Server) execFeature() *taskpb.Feature {
 // admitExec returns a refusal unless the command may be run here.
 func (s *Server) admitExec(req *rundpb.ExecRequest) error {
 	if why := s.execRefusal(); why != "" {
-		return status.Error(codes.PermissionDenied, "this node runs no commands in containers: "+why)
+		return noExecs(why)
 	}
 	if !ident.Valid(req.GetTaskId()) {
 		return status.Errorf(codes.InvalidArgument, "%.60q is no task id", req.GetTaskId())

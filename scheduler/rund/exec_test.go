@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -14,8 +16,10 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/redoubt-cluster/redoubt/internal/peercred"
 	"github.com/redoubt-cluster/redoubt/scheduler/rund/rundpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
@@ -320,6 +324,10 @@ func TestExecLeft(t *testing.T) {
 			t.Fatal("it does not run")
 		}
 	}
+	// Nothing was done to it since it runs.
+	if limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p.Pid())); err != nil || !regexp.MustCompile(`Max core file size +0 +0 `).Match(limits) {
+		t.Errorf("it may write core files: %v\n%s", err, limits)
+	}
 	n.restart()
 	n.awaitPhase(id, rundpb.Phase_PHASE_RUNNING)
 	for until := time.Now().Add(deadline); n.processes(t, "mark-killed") > 0; time.Sleep(20 * time.Millisecond) {
@@ -328,4 +336,63 @@ func TestExecLeft(t *testing.T) {
 		}
 	}
 	n.noExecs(t, id)
+}
+
+// TestExecEndsWhereRefused: what runs ends when the node takes up the deployment lock, and
+// when it has run for as long as a command may.
+func TestExecEndsWhereRefused(t *testing.T) {
+	n := newNode(t)
+	id := n.begun().GetTaskId()
+	ended := func(x *command, code codes.Code, want string) {
+		t.Helper()
+		if _, _, _, err := x.rest(); status.Code(err) != code || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		n.noExecs(t, id)
+	}
+	begin := func() *command {
+		t.Helper()
+		x := n.exec(t, id, &taskpb.ExecCommand{Args: []string{"/probe", "deaf", "mark-refused"}})
+		x.until("ready")
+		return x
+	}
+	n.server.execLife = 3 * time.Second
+	ended(begin(), codes.FailedPrecondition, "as long as one may")
+	n.server.execLife = maxExecLife
+
+	x := begin()
+	d := n.deployer()
+	if err := n.server.trust.Forget(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := n.server.Lock(asRoot(t), &rundpb.LockRequest{Change: &rundpb.LockRequest_Chain{Chain: d.chain.Proto()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended(x, codes.PermissionDenied, "it has the deployment lock")
+	if n.processes(t, "mark-refused") != 0 {
+		t.Error("it runs on")
+	}
+}
+
+// asRoot is the context of a call by root of the node.
+func asRoot(t *testing.T) context.Context {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	at, err := peercred.Named(l).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer at.Close()
+	return grpcpeer.NewContext(t.Context(), &grpcpeer.Peer{Addr: at.RemoteAddr()})
 }

@@ -95,30 +95,30 @@ func (s *Server) execUser(ctx context.Context, snapshot, name, user string) (spe
 // task.
 type execPlaces struct {
 	mu    sync.Mutex // guards the following
-	tasks map[string]map[int]bool
+	tasks map[string]map[int]context.CancelCauseFunc
 	all   int
 }
 
-// take returns how to leave the place.
-func (e *execPlaces) take(task string) (place int, leave func(), err error) {
+// take returns how to leave the place; stop ends the command.
+func (e *execPlaces) take(task string, stop context.CancelCauseFunc) (place int, leave func(), err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.all >= maxExecs {
 		return 0, nil, fmt.Errorf("%d commands run in containers of this node already: end one", maxExecs)
 	}
-	for place < maxTaskExecs && e.tasks[task][place] {
+	for place < maxTaskExecs && e.tasks[task][place] != nil {
 		place++
 	}
 	if place == maxTaskExecs {
 		return 0, nil, fmt.Errorf("%d commands run in this container already: end one", maxTaskExecs)
 	}
 	if e.tasks == nil {
-		e.tasks = map[string]map[int]bool{}
+		e.tasks = map[string]map[int]context.CancelCauseFunc{}
 	}
 	if e.tasks[task] == nil {
-		e.tasks[task] = map[int]bool{}
+		e.tasks[task] = map[int]context.CancelCauseFunc{}
 	}
-	e.tasks[task][place] = true
+	e.tasks[task][place] = stop
 	e.all++
 	return place, sync.OnceFunc(func() {
 		e.mu.Lock()
@@ -133,5 +133,16 @@ func (e *execPlaces) take(task string) (place int, leave func(), err error) {
 func (e *execPlaces) taken(task string, place int) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.tasks[task][place]
+	return e.tasks[task][place] != nil
+}
+
+// end ends all commands.
+func (e *execPlaces) end(why error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, places := range e.tasks {
+		for _, stop := range places {
+			stop(why)
+		}
+	}
 }

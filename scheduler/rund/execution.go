@@ -169,7 +169,7 @@ func (x *execution) run(ctx context.Context, s *Server) error {
 	case err := <-x.failed:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 }
 

@@ -159,8 +159,7 @@ func (c *prober) check(ctx context.Context, started func()) (res health.Result, 
 		return c.failed(err)
 	}
 	started()
-	// As for the container itself; what it dumps in its first moment would
-	// still go where the host says.
+	// As for the container itself; that it dumps nothing it has of the shim.
 	if err := c.s.bound(c.id, int(p.Pid()), c.ulimits); err != nil && !errors.Is(err, unix.ESRCH) {
 		return res, err
 	}

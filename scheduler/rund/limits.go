@@ -69,6 +69,7 @@ const (
 	maxExecChunk = 32 << 10
 	maxExecUser  = 128
 	maxWindow    = 1 << 12
+	maxExecLife  = 24 * time.Hour
 	execStart    = 20 * time.Second
 	execEnd      = 10 * time.Second
 	execSilence  = time.Second

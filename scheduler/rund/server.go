@@ -78,6 +78,7 @@ type Server struct {
 	check     func(context.Context, []string, Inventory) []*taskpb.CheckResult
 	checking  chan struct{} // capacity 1: controls are being run
 	execs     execPlaces
+	execLife  time.Duration // of a command
 	answers   chan struct{} // buffered 1; containerd answers again, for adopt
 	adopted   chan struct{} // closed by adopt when existing containers are known
 
@@ -140,7 +141,7 @@ func New(o Options) (*Server, error) {
 		binds:  &binds{o.Config.BindMounts, []string{o.RunDir, o.DataDir, volumesDir, filepath.Dir(o.Config.Containerd.Socket)}},
 		locals: newLocals(o.CNI, ns.Loopback), plugins: o.CNI,
 		hub: newHub(), callers: newCallers(o.Log, o.Config.CgroupParent), creates: make(chan struct{}, parallelCreates), checks: make(chan struct{}, parallelChecks), check: o.Check, checking: make(chan struct{}, 1),
-		answers: make(chan struct{}, 1), adopted: make(chan struct{}), workers: map[string]*worker{},
+		execLife: maxExecLife, answers: make(chan struct{}, 1), adopted: make(chan struct{}), workers: map[string]*worker{},
 	}
 	if s.logger == "" {
 		if s.logger, err = executable(); err != nil {

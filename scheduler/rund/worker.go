@@ -355,7 +355,10 @@ func (w *worker) start(ctx context.Context) error {
 		return err
 	})
 	// Here, so that it also holds for a container that was adopted.
-	err := w.s.bound(w.id, int(w.task.Pid()), w.made.GetSpec().GetContainer().GetUlimits())
+	err := boundShim(int(w.task.Pid()))
+	if err == nil {
+		err = w.s.bound(w.id, int(w.task.Pid()), w.made.GetSpec().GetContainer().GetUlimits())
+	}
 	if err == nil {
 		w.exit, err = w.task.Wait(ctx)
 	}

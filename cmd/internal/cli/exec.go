@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -15,6 +17,8 @@ import (
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/apiclient"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/internal/ident"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/taskpb"
 )
 
@@ -32,8 +36,10 @@ process of the container, and may do no more than that, whoever it runs as. It i
 killed when this command ends; what it left running in the background ends with
 the container. SIGINT and SIGTERM are passed on; the second one ends the command.
 
-With -t it has a terminal. What a container writes to yours may be anything: use -t
-with those that you trust as far as that.
+With -t it has a terminal, and what it writes gets to yours as it is, also what has
+a terminal do other things than show text: use -t with those that you trust as far as
+that. Without -t, control characters are shown as ^X where the output is a terminal;
+what goes into a file or another program is what the command wrote.
 
 Who ran a command, and where, is in the audit log, the command itself is not. Who has
 to approve it sees it: give secrets by its input.`,
@@ -73,6 +79,7 @@ func (a *app) runExec(ctx context.Context, target string, cmd *taskpb.ExecComman
 		return err
 	}
 	defer c.Close()
+	target = exactTask(ctx, c, target)
 	stream, err := c.Exec(ctx)
 	if err != nil {
 		return apiclient.Err(err)
@@ -105,7 +112,43 @@ func (a *app) runExec(ctx context.Context, target string, cmd *taskpb.ExecComman
 	passing.Go(func() {
 		x.signals(ctx, cancel, signals, func() *taskpb.WindowSize { return window(in, terminal && cmd.Tty) })
 	})
-	return x.output(a.Stdout, a.Stderr)
+	out, errs := a.Stdout, a.Stderr
+	if !cmd.Tty {
+		shown, said := shownOn(out), shownOn(errs)
+		defer shown.end()
+		defer said.end()
+		out, errs = shown, said
+	}
+	return x.output(out, errs)
+}
+
+// exactTask is the whole id of the task that target stands for, as others approve no less.
+// Where it finds none, or may not look, it is as it was: the leader says what is wrong.
+func exactTask(ctx context.Context, c *apiclient.Client, target string) string {
+	if ident.Valid(target) {
+		return target
+	}
+	name, place, dotted := strings.Cut(target, ".")
+	resp, err := c.ListTasks(ctx, &controlpb.ListTasksRequest{Services: []string{name}})
+	if err != nil {
+		return target
+	}
+	var found *schedulerpb.Task
+	for _, v := range resp.GetTasks() {
+		t := v.GetTask()
+		state := t.GetStatus().GetState()
+		switch {
+		case state < schedulerpb.TaskState_TASK_STATE_STARTING || state > schedulerpb.TaskState_TASK_STATE_RUNNING:
+		case dotted && place != strconv.FormatUint(uint64(t.GetSlot()), 10) && (t.GetSlot() != 0 || place != v.GetNodeName()):
+		case found == nil, t.GetSlot() < found.GetSlot(),
+			t.GetSlot() == found.GetSlot() && (t.GetMeta().GetCreatedAt() > found.GetMeta().GetCreatedAt()):
+			found = t
+		}
+	}
+	if found == nil {
+		return target
+	}
+	return found.GetId()
 }
 
 // window is the size of the terminal; nil: there is none.

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -25,8 +26,8 @@ type ExecSource interface {
 }
 
 // Exec runs a command in the container of a task. That it was asked for is recorded
-// before anything else, without the command: that may hold a secret. That it is over is
-// recorded as well.
+// before anything else, without the command: that may hold a secret. Where it runs is on
+// record before it is begun, and that it is over as well.
 func (s *Server) Exec(stream controlpb.Execs_ExecServer) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -37,11 +38,20 @@ func (s *Server) Exec(stream controlpb.Execs_ExecServer) error {
 	}
 	ctx := stream.Context() // the caller and what it may do are known now
 	var where *controlpb.ExecResponse
-	err = s.view(ctx, func(r *raftstore.ReadTx) (err error) {
-		where, err = execTask(r, first.GetTarget())
-		return err
+	var found []string
+	err = s.view(ctx, func(r *raftstore.ReadTx) error {
+		svc, t, err := execTask(r, first.GetTarget())
+		if err != nil {
+			return err
+		}
+		where = execWhere(r, svc, t)
+		found = []string{"Service " + svc.GetSpec().GetName(), "Task " + t.GetId(), "Node " + t.GetNodeId(), "User " + cmp.Or(first.GetCommand().GetUser(), "of the container")}
+		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if err := audit.Begun(ctx, s.c.Store, found...); err != nil {
 		return err
 	}
 	if err := stream.Send(where); err != nil {
@@ -79,7 +89,7 @@ func checkExec(r *controlpb.ExecRequest) error {
 }
 
 // execTask finds the task: the one that is named, or the first of a service that runs.
-func execTask(r raftstore.Reader, target string) (*controlpb.ExecResponse, error) {
+func execTask(r raftstore.Reader, target string) (*schedulerpb.Service, *schedulerpb.Task, error) {
 	svc, err := schedstore.ResolveService(r, target)
 	var t *schedulerpb.Task
 	if err == nil {
@@ -89,7 +99,7 @@ func execTask(r raftstore.Reader, target string) (*controlpb.ExecResponse, error
 			}
 		}
 		if t == nil {
-			return nil, apierr.New(apierr.ReasonState, "see `redoubt service ps "+svc.GetSpec().GetName()+"`", "service %s has no task that runs", svc.GetSpec().GetName())
+			return nil, nil, apierr.New(apierr.ReasonState, "see `redoubt service ps "+svc.GetSpec().GetName()+"`", "service %s has no task that runs", svc.GetSpec().GetName())
 		}
 	} else {
 		var terr error
@@ -97,19 +107,24 @@ func execTask(r raftstore.Reader, target string) (*controlpb.ExecResponse, error
 			if strings.Contains(target, ".") {
 				err = terr
 			}
-			return nil, err
+			return nil, nil, err
 		}
 		svc, _ = schedstore.Services.Get(r, t.GetServiceId())
 		if !runs(t) {
-			return nil, apierr.New(apierr.ReasonState, "see `redoubt service ps`", "task %s does not run: it is %s", target, schedstore.StateName(schedstore.State(t)))
+			return nil, nil, apierr.New(apierr.ReasonState, "see `redoubt service ps`", "task %s does not run: it is %s", target, schedstore.StateName(schedstore.State(t)))
 		}
 	}
+	return svc, t, nil
+}
+
+// execWhere is what the caller is told of it.
+func execWhere(r raftstore.Reader, svc *schedulerpb.Service, t *schedulerpb.Task) *controlpb.ExecResponse {
 	node := nodeName(r, t.GetNodeId())
 	name := schedstore.TaskName(svc.GetSpec().GetName(), t)
 	if t.GetSlot() == 0 && node != "" {
 		name = svc.GetSpec().GetName() + "." + node
 	}
-	return &controlpb.ExecResponse{TaskId: t.GetId(), TaskName: name, NodeName: node}, nil
+	return &controlpb.ExecResponse{TaskId: t.GetId(), TaskName: name, NodeName: node}
 }
 
 // runs reports whether there is a container with a program that runs, healthy or not.

@@ -10,9 +10,12 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/apierr"
 	"github.com/redoubt-cluster/redoubt/cmd/internal/control/controlpb"
+	"github.com/redoubt-cluster/redoubt/pki/audit"
+	"github.com/redoubt-cluster/redoubt/pki/audit/auditpb"
 	"github.com/redoubt-cluster/redoubt/scheduler/dispatcher"
 	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
 	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
@@ -53,6 +56,16 @@ type execStream struct {
 }
 
 func (s *execStream) Context() context.Context { return s.ctx }
+
+func (s *execStream) RecvMsg(m any) error {
+	r, err := s.Recv()
+	if err == nil {
+		proto.Merge(m.(proto.Message), r)
+	}
+	return err
+}
+
+func (s *execStream) SendMsg(m any) error { return s.Send(m.(*controlpb.ExecResponse)) }
 
 func (s *execStream) Recv() (*controlpb.ExecRequest, error) {
 	if len(s.send) == 0 {
@@ -119,6 +132,50 @@ func TestExec(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { wantReason(t, err, c.reason, c.want) })
 		if c.reason != apierr.ReasonInvalid && c.name != "refused there" && len(got) != 0 {
 			t.Errorf("%s: a task is named: %v", c.name, got)
+		}
+	}
+}
+
+// TestExecIsOnRecord: where a command runs, and as whom, is on record before it is begun
+// and with its end; what it is never.
+func TestExecIsOnRecord(t *testing.T) {
+	w := newWorld(t)
+	web := w.create(w.spec("web"))
+	task := w.putTask(web, 1, schedstore.Running)
+	log := &audit.Log{Store: w.store, Manager: w.manager}
+	s := &execStream{ctx: t.Context(), send: []*controlpb.ExecRequest{{Target: "web", Command: &taskpb.ExecCommand{Args: []string{"hunter2"}, User: "postgres"}}}}
+	err := log.Stream(nil, s, &grpc.StreamServerInfo{FullMethod: controlpb.Execs_Exec_FullMethodName}, func(_ any, ss grpc.ServerStream) error {
+		return w.api.Exec(&grpc.GenericServerStream[controlpb.ExecRequest, controlpb.ExecResponse]{ServerStream: ss})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := w.store.Records()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[auditpb.Outcome]*auditpb.Record{}
+	for n := range r.Log.Size() {
+		e, err := r.Entry(n)
+		rec := &auditpb.Record{}
+		if err == nil {
+			err = proto.Unmarshal(e.Record, rec)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(rec.GetMethod(), "/Exec") {
+			got[rec.GetOutcome()] = rec
+		}
+		if strings.Contains(rec.String(), "hunter2") {
+			t.Errorf("the command is on record: %v", rec)
+		}
+	}
+	node := w.worker
+	want := []string{"Service web", "Service web", "Task " + task, "Node " + node, "User postgres"}
+	for _, o := range []auditpb.Outcome{auditpb.Outcome_OUTCOME_BEGUN, auditpb.Outcome_OUTCOME_DONE} {
+		if rec := got[o]; !slices.Equal(rec.GetObjects(), want) || rec.GetRequest() != got[auditpb.Outcome_OUTCOME_READ].GetRequest() {
+			t.Errorf("%v: %v, want %q", o, rec, want)
 		}
 	}
 }

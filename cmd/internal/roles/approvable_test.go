@@ -15,10 +15,26 @@ import (
 	"github.com/redoubt-cluster/redoubt/internal/secrecypb"
 	"github.com/redoubt-cluster/redoubt/pki/authz/authzpb"
 	"github.com/redoubt-cluster/redoubt/pki/profile/profilepb"
+	"github.com/redoubt-cluster/redoubt/raftstore"
+	"github.com/redoubt-cluster/redoubt/scheduler/schedulerpb"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
 // TestWhatIsNotExact: what could be another thing when it takes effect cannot wait.
 func TestWhatIsNotExact(t *testing.T) {
+	w := newWorld(t)
+	task, service := ident.New(), ident.New()
+	w.must(func(tx *raftstore.Tx) error {
+		return schedstore.Tasks.Put(tx, &schedulerpb.Task{Id: task, ServiceId: service, Slot: 1})
+	})
+	asked := func(m proto.Message) ([]byte, error) {
+		var refused error
+		w.must(func(tx *raftstore.Tx) error { refused = exact(tx, m); return nil })
+		if refused != nil {
+			return nil, refused
+		}
+		return encodeApprovable(m)
+	}
 	for _, c := range []struct {
 		req  proto.Message
 		want string
@@ -31,9 +47,14 @@ func TestWhatIsNotExact(t *testing.T) {
 		{&controlpb.BindRequest{Role: "viewer", Principal: "person:ann"}, ""},
 		{&controlpb.PromoteNodeRequest{Node: "worker-1"}, "by its whole id"},
 		{&controlpb.PromoteNodeRequest{Node: ident.New()}, ""},
+		{&controlpb.ExecRequest{Target: "web"}, "a task by its whole id"},
+		{&controlpb.ExecRequest{Target: "web.1"}, "a task by its whole id"},
+		{&controlpb.ExecRequest{Target: task[:8]}, "a task by its whole id"},
+		{&controlpb.ExecRequest{Target: service}, "a task by its whole id"},
+		{&controlpb.ExecRequest{Target: task}, ""},
 		{&controlpb.SetAccessPolicyRequest{Text: strings.Repeat("x", MaxApprovable)}, "at most 32768 bytes"},
 	} {
-		_, err := encodeApprovable(c.req)
+		_, err := asked(c.req)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v: %v, want %q", c.req, err, c.want)
 		}

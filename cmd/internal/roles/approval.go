@@ -18,6 +18,7 @@ import (
 	pkistore "github.com/redoubt-cluster/redoubt/pki/store"
 	"github.com/redoubt-cluster/redoubt/raftstore"
 	"github.com/redoubt-cluster/redoubt/raftstore/resolve"
+	schedstore "github.com/redoubt-cluster/redoubt/scheduler/store"
 )
 
 // encodeApprovable is the request as it is kept, hashed and shown, without what is
@@ -26,9 +27,6 @@ import (
 func encodeApprovable(request proto.Message) ([]byte, error) {
 	if t := strictpb.Unknown(request); t != "" {
 		return nil, apierr.Invalid("use the same version of redoubt as the managers'", "the request has fields that the leader does not know (%s), so nobody could approve it", t)
-	}
-	if err := exact(request); err != nil {
-		return nil, err
 	}
 	request = proto.Clone(request)
 	for _, fd := range approvable.Fresh(request) {
@@ -44,7 +42,7 @@ func encodeApprovable(request proto.Message) ([]byte, error) {
 var fingerprint = regexp.MustCompile(`^[A-Z2-7]{4}(-[A-Z2-7]{4}){3}$`)
 
 // exact refuses names that may be another's when the request takes effect.
-func exact(request proto.Message) error {
+func exact(reader raftstore.Reader, request proto.Message) error {
 	switch r := request.(type) {
 	case *controlpb.DecidePendingRequest:
 		if !fingerprint.MatchString(r.GetNode()) {
@@ -53,6 +51,11 @@ func exact(request proto.Message) error {
 	case *controlpb.PromoteNodeRequest:
 		if !ident.Valid(r.GetNode()) {
 			return inexactNode()
+		}
+	case *controlpb.ExecRequest:
+		// A service's id is not enough: which of its tasks is first may change.
+		if _, ok := schedstore.Tasks.Get(reader, r.GetTarget()); !ok {
+			return apierr.Invalid("`redoubt service ps --no-trunc` shows it", "others must approve this: name a task by its whole id")
 		}
 	case *controlpb.BindRequest:
 		return exactPrincipal(r.GetPrincipal())

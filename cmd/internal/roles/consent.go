@@ -46,6 +46,9 @@ func (e *Engine) consent(ctx context.Context, id authz.Identity, method string, 
 		if err == nil && len(s.needs) > 0 {
 			need, err = e.needOfActs(r, p, acts)
 		}
+		if err == nil && !need.None() {
+			err = exact(r, request)
+		}
 		return err
 	})
 	if err != nil || need.None() {

@@ -160,7 +160,8 @@ type Record struct {
 	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
 	// How often within the minute; 0 is once.
 	Times uint32 `protobuf:"varint,9,opt,name=times,proto3" json:"times,omitempty"`
-	// What the request named, as its caller wrote it: "Node worker-3".
+	// What the request named, as its caller wrote it: "Node worker-3". Where the outcome
+	// is that it was begun, or the end of that, also what it turned out to be.
 	Objects []string `protobuf:"bytes,10,rep,name=objects,proto3" json:"objects,omitempty"`
 	// The id of the approval by which it was done; its own changes say who gave it.
 	Approval string `protobuf:"bytes,11,opt,name=approval,proto3" json:"approval,omitempty"`

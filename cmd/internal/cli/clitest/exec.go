@@ -13,14 +13,25 @@ import (
 )
 
 // Exec implements Execs: there is a container of service web, with the programs show
-// (what the command is), mirror (its input), exit CODE, cut (exits while another writes),
+// (what the command is), mirror (its input), where (what was named), exit CODE, cut (exits while another writes),
 // and vanish (with its node).
 func (n *Node) Exec(s grpc.BidiStreamingServer[controlpb.ExecRequest, controlpb.ExecResponse]) error {
 	r, err := s.Recv()
 	if err != nil {
 		return err
 	}
-	switch name, _, _ := strings.Cut(r.GetTarget(), "."); name {
+	name, _, _ := strings.Cut(r.GetTarget(), ".")
+	n.mu.Lock()
+	for _, svc := range n.services {
+		for _, t := range n.tasksOf(svc) {
+			if t.GetTask().GetId() == name {
+				name = "of " + svc.GetSpec().GetName()
+			}
+		}
+	}
+	n.mu.Unlock()
+	switch name {
+	case "of db":
 	case "web":
 	case "stopped":
 		return apierr.New(apierr.ReasonState, "see `redoubt service ps`", "task %s does not run: it is shutdown", r.GetTarget())
@@ -51,6 +62,8 @@ func (n *Node) Exec(s grpc.BidiStreamingServer[controlpb.ExecRequest, controlpb.
 				return err
 			}
 		}
+	case "where":
+		err = said(name + " " + strconv.Itoa(len(r.GetTarget())) + "\n")
 	case "exit":
 		code, _ := strconv.ParseUint(c.GetArgs()[1], 10, 8)
 		exit.Code = uint32(code)
