@@ -155,3 +155,35 @@ func TestDependsOnOptional(t *testing.T) {
 	report(t, s, id, &schedulerpb.TaskStatus{State: store.Failed, ExitCode: 1})
 	assigned(t, s, after, 1)
 }
+
+// TestNothingMovesWhileItWaits: a task that is moved would wait for what its service
+// depends on, so it stays until that has come, and is moved then.
+func TestNothingMovesWhileItWaits(t *testing.T) {
+	s := schedulertest.NewStore(t)
+	schedulertest.Agents(t, s)
+	schedulertest.AddNode(t, s, false)
+	schedulertest.AddNode(t, s, false)
+	schedulertest.Run(t, s)
+	db := create(t, s, schedulertest.Spec("db", 1))
+	sp := dependent("web", "db", taskpb.Dependency_CONDITION_STARTED)
+	sp.Mode = &schedulerpb.ServiceSpec_Replicated{Replicated: &schedulerpb.Replicated{Replicas: 6}}
+	web := create(t, s, sp)
+	schedulertest.Await(t, s, schedulertest.Running(web, 6))
+	if err := store.RemoveService(t.Context(), s, db); err != nil {
+		t.Fatal(err)
+	}
+	schedulertest.AddNode(t, s, false)
+	if err := store.Rebalance(t.Context(), s, web); err != nil {
+		t.Fatal(err)
+	}
+	// When this runs, all that was there before was looked at.
+	schedulertest.Await(t, s, schedulertest.Running(create(t, s, schedulertest.Spec("other", 1)), 1))
+	if st := service(t, s, web).GetRebalanceStatus(); st.GetState() != store.Moving || st.GetMoves() != 0 {
+		t.Errorf("while it waits: %v", st)
+	}
+	create(t, s, schedulertest.Spec("db", 1))
+	schedulertest.Await(t, s, settledAt(web, store.MovingCompleted, 2, 2))
+	if n := service(t, s, web).GetRebalanceStatus().GetMoves(); n != 2 {
+		t.Errorf("%d moves", n)
+	}
+}

@@ -126,9 +126,7 @@ func (l *loop) observe(events []raftstore.Event) error {
 			} else if old, now, ok := store.Services.Event(e); ok {
 				l.service(either(old, now).GetId())
 				l.levels(now)
-				if l.dependedOn[either(now, old).GetSpec().GetName()] {
-					l.retry = true
-				}
+				l.changed(either(now, old).GetSpec().GetName())
 			} else if old, now, ok := store.ServiceRuns.Event(e); ok {
 				l.service(either(old, now).GetServiceId())
 				l.came(r, either(old, now).GetServiceId())

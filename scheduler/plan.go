@@ -164,7 +164,7 @@ func (l *loop) planServices(r raftstore.Reader, now time.Time) (out []*write) {
 			}
 		}
 		svc := l.services[id]
-		sought := l.seek(&in, now)
+		sought := l.seek(r, &in, now)
 		p := svc.Plan(in)
 		sought()
 		if p.More {
@@ -361,13 +361,25 @@ func (l *loop) waits(r raftstore.Reader, service string, req *placement.Request)
 	return why
 }
 
-// came has tasks that wait for a service of that id looked at again.
+// came has what waits for a service of that id looked at again.
 func (l *loop) came(r raftstore.Reader, id string) {
-	if len(l.dependedOn) == 0 {
+	if len(l.dependedOn)+len(l.uneven.held) == 0 {
 		return
 	}
-	if s, ok := store.Services.Get(r, id); ok && l.dependedOn[s.GetSpec().GetName()] {
-		l.retry = true
+	if s, ok := store.Services.Get(r, id); ok {
+		l.changed(s.GetSpec().GetName())
+	}
+}
+
+// changed has what waits for the service of that name looked at again: tasks without a
+// node, and services of which none is moved meanwhile.
+func (l *loop) changed(name string) {
+	l.retry = l.retry || l.dependedOn[name]
+	for id, names := range l.uneven.held {
+		if slices.Contains(names, name) {
+			delete(l.uneven.held, id)
+			l.service(id)
+		}
 	}
 }
 
